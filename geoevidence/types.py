@@ -156,9 +156,6 @@ class Quantity:
             raise FormatError("core.bad_quantity", found=str(error)) from error
 
 
-MessageValue = "str | int | date | Quantity | Message"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """A statement as a message id with typed values, rendered in Chinese or English.
@@ -217,7 +214,9 @@ class Message:
             elif kind == "text":
                 values[name] = require(entry, "value", str, f"message.{name}")
             else:
-                raise FormatError("core.field_type", field=name, where="message", expected="quantity/message/date/integer/text", found=kind)
+                raise FormatError(
+                    "core.field_type", field=name, where="message", expected="quantity/message/date/integer/text", found=kind
+                )
         return cls(id=require(raw, "id", str, "message"), values=values)
 
 
