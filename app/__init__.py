@@ -1,0 +1,1 @@
+"""The faces: command line, viewer, worker. The one place where the parts are put together; no science here."""
