@@ -3,22 +3,24 @@
 All are frozen, keyword-only and validated; times are aware and in UTC. `to_dict` gives
 I-JSON without floats (decimals are strings, so that RFC 8785 bytes do not depend on a
 float printer); `from_dict` refuses wrong types with `FormatError`.
-This module does no I/O and imports the standard library only.
+Standard library and the kernel's JSON only; the one file touched is the `result.json` of a `ProcessResult`.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
-from pathlib import PurePosixPath
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Literal
 
 from geoevidence.errors import FormatError
 from geoevidence.messages import render
+from geoevidence.trust import canonical
 
 Lang = Literal["zh", "en"]
 Role = Literal["original", "derived", "record"]
@@ -385,6 +387,8 @@ class ProcessResult:
     synthetic: True when any input is demonstration data.
     """
 
+    FILE: ClassVar[str] = "result.json"
+
     process: str
     parameters: Mapping[str, Any]
     seed: int | None
@@ -419,6 +423,29 @@ class ProcessResult:
             gaps=tuple(Message.from_dict(part) for part in require(raw, "gaps", list, where)),
             synthetic=require(raw, "synthetic", bool, where),
         )
+
+    def write(self, folder: Path) -> None:
+        """Write `result.json` into `folder`, last and atomically.
+
+        Raises:
+            ValueError: the products listed are not exactly the other files of the folder, sorted by path.
+        """
+        there = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != self.FILE)
+        listed = [product.path for product in self.products]
+        if listed != there:
+            raise ValueError(f"products {sorted(set(listed) ^ set(there))} are listed and missing, or there and not listed, or unsorted")
+        part = folder / ".result.part"
+        part.write_bytes(canonical.dumps(self.to_dict()))
+        os.replace(part, folder / self.FILE)
+
+    @classmethod
+    def read(cls, folder: Path) -> ProcessResult:
+        """The result of `folder`. Raises FormatError when its `result.json` is missing or not valid."""
+        try:
+            raw = (folder / cls.FILE).read_bytes()
+        except OSError as error:
+            raise FormatError("core.cannot_read", path=cls.FILE, reason=error.strerror or str(error)) from error
+        return cls.from_dict(canonical.loads_canonical(raw))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
