@@ -8,6 +8,8 @@ float64 cannot hold, deep nesting. Raises FormatError and nothing else. Standard
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from json.encoder import encode_basestring
 from typing import Any
@@ -179,3 +181,24 @@ def loads_canonical(data: bytes, *, where: str = "JSON", max_bytes: int = MAX_BY
     if dumps(value) != data:
         raise FormatError("trust.json_not_canonical", where=where)
     return value
+
+
+def base64_value(text: Any, *, where: str) -> bytes:
+    """Bytes of standard base64 with padding, in its one canonical spelling (RFC 4648 sections 3.3 and 3.5).
+
+    Raises: FormatError, also for stray characters and for padding bits that are not zero.
+    """
+    if isinstance(text, str):
+        try:
+            value = base64.b64decode(text.encode("ascii"), validate=True)
+        except (UnicodeEncodeError, binascii.Error):
+            pass
+        else:
+            if base64.b64encode(value).decode("ascii") == text:
+                return value
+    raise FormatError("trust.base64", where=where)
+
+
+def base64_text(value: bytes) -> str:
+    """Standard base64 with padding."""
+    return base64.b64encode(value).decode("ascii")
