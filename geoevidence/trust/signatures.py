@@ -24,7 +24,7 @@ _L = 2**252 + 27742317777372353535851937790883648493
 _D = -121665 * pow(121666, _P - 2, _P) % _P
 _2D = 2 * _D % _P
 _ROOT = pow(2, (_P - 1) // 4, _P)
-_BASE_Y = 4 * pow(5, _P - 2, _P) % _P
+_BASE = (4 * pow(5, _P - 2, _P) % _P).to_bytes(32, "little")
 
 
 class _Point:
@@ -85,41 +85,29 @@ class _Point:
         return p[0] == 0 and p[1] == p[2]
 
     @staticmethod
-    def multiples(p: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """0 p, 1 p, ... 15 p."""
-        row = [_Point.NEUTRAL, p]
-        while len(row) < 16:
-            row.append(_Point.add(row[-1], p))
-        return row
+    @lru_cache(maxsize=64)
+    def table(encoded: bytes) -> tuple[list[tuple[int, ...]], ...]:
+        """Row i holds 0, 1, ... 15 times 16^i P of a valid point.
 
-    @staticmethod
-    def times(scalar: int, p: tuple[int, ...]) -> tuple[int, ...]:
-        """scalar p, four bits at a time from the top."""
-        row, total = _Point.multiples(p), _Point.NEUTRAL
-        for shift in range(252, -1, -4):
-            for _ in range(4):
-                total = _Point.double(total)
-            digit = scalar >> shift & 15
-            if digit:
-                total = _Point.add(total, row[digit])
-        return total
-
-    @staticmethod
-    @lru_cache(maxsize=1)
-    def base_table() -> tuple[list[tuple[int, ...]], ...]:
-        """Row i holds 0, 1, ... 15 times 16^i B: made once, it turns [S]B into 64 additions."""
-        point = _Point.decode(_BASE_Y.to_bytes(32, "little"))
+        Made once a point (4 ms), it turns a multiplication into 64 additions. A log has
+        few keys and many signatures, so it serves the keys as well as the base point.
+        """
+        point = _Point.decode(encoded)
+        assert point is not None
         rows = []
         for _ in range(64):
-            assert point is not None
-            rows.append(_Point.multiples(point))
-            point = _Point.add(rows[-1][15], point)
+            row = [_Point.NEUTRAL, point]
+            while len(row) < 16:
+                row.append(_Point.add(row[-1], point))
+            rows.append(row)
+            point = _Point.add(row[15], point)
         return tuple(rows)
 
     @staticmethod
-    def times_base(scalar: int) -> tuple[int, ...]:
+    def times(scalar: int, encoded: bytes) -> tuple[int, ...]:
+        """scalar P for 0 <= scalar < 2^256."""
         total = _Point.NEUTRAL
-        for row in _Point.base_table():
+        for row in _Point.table(encoded):
             if scalar & 15:
                 total = _Point.add(total, row[scalar & 15])
             scalar >>= 4
@@ -144,9 +132,10 @@ def verify_ed25519(public_key: bytes, signature: bytes, message: bytes) -> None:
     if _Point.has_small_order(a) or _Point.has_small_order(r):
         raise SignatureError("trust.signature_small_order")
     k = int.from_bytes(hashlib.sha512(signature[:32] + public_key + message).digest(), "little") % _L
-    minus_a = (_P - a[0], a[1], a[2], _P - a[3])
-    # R = S B - k A, compared as bytes: R was canonical, so equal bytes are equal points
-    if _Point.encode(_Point.add(_Point.times_base(s), _Point.times(k, minus_a))) != signature[:32]:
+    # R = S B - k A = S B + (L - k) A for A of order L, but A may carry a part of small order: negate the point
+    x, y, z, t = _Point.times(k, public_key)
+    # compared as bytes: R was canonical, so equal bytes are equal points
+    if _Point.encode(_Point.add(_Point.times(s, _BASE), (_P - x, y, z, _P - t))) != signature[:32]:
         raise SignatureError("trust.signature_wrong")
 
 
