@@ -54,6 +54,7 @@ class Camera:
 
     model: COLMAP model name (SIMPLE_RADIAL, OPENCV ...); params in that model's order, px.
     size: (width, height) px. make_model: as the EXIF says. focal_prior: focal length in px from the EXIF, or None.
+    focal_prior_sd: its standard uncertainty relative to it (1), or None.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Camera:
     size: tuple[int, int]
     make_model: str
     focal_prior: float | None
+    focal_prior_sd: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,7 @@ class Flight:
 
     rejected: file name -> why it is not a photo of this flight (damaged, unreadable ...).
     synthetic: True when any photo says it is demonstration data.
+    gaps: what the photos do not say (no position ...).
     """
 
     photos: tuple[Photo, ...]
@@ -93,6 +96,7 @@ class Flight:
     height_kind: HeightKind
     rejected: Mapping[str, Message] = field(default_factory=dict)
     synthetic: bool = False
+    gaps: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -145,6 +149,7 @@ class Reconstruction:
     poses: photo name -> Pose, registered photos only. cameras: adjusted. points: (N, 3) float64 m.
     tracks: per point, tuple of (photo name, col, row) as three parallel arrays in CSR form (see `track_offsets`).
     unregistered: photo name -> reason.
+    gaps: what else the adjustment could not use or could not say (positions that do not fit, points not seen twice ...).
     """
 
     flight: Flight
@@ -160,6 +165,7 @@ class Reconstruction:
     unregistered: Mapping[str, Message]
     accuracy: AccuracyReport
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    gaps: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

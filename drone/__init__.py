@@ -1,0 +1,31 @@
+"""Drone photogrammetry: photos -> adjusted block -> surface -> measured figures.
+
+The public names load on first use, so that importing the package costs nothing.
+"""
+
+# pycolmap exports a static zlib; loaded before Python's own it crashes later compression.
+import zlib  # noqa: F401
+from importlib import import_module
+from typing import Any
+
+_EXPORTS = {
+    "MetadataConfig": "drone.metadata",
+    "read_flight": "drone.metadata",
+    "SfmConfig": "drone.sfm",
+    "reconstruct": "drone.sfm",
+    "AdjustConfig": "drone.georeference",
+    "SurveyConfig": "drone.workflow",
+    "survey": "drone.workflow",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
