@@ -1,0 +1,455 @@
+#!/usr/bin/env python3
+"""Set the project up and run its usual tasks: `python bootstrap.py setup`, then demo, test, serve ...
+
+One script for Linux, macOS and Windows; standard library only; Python 3.11 or newer (an older one gets a clear
+message, so this file keeps to syntax that Python 3.6 can parse). Everything goes into `.venv`, `app/web/node_modules`
+and files that git ignores; native libraries come from the system's packages where this may install them, else the one
+command to run is printed. What was set up is remembered by the digest of the lock files, so a repeat is quick.
+No package index is named here: pip, uv and npm use what the machine is configured for, mirrors included.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+WEB = ROOT / "app" / "web"
+FONTS = ROOT / "geoevidence" / "fonts"
+STAMP = VENV / "geoevidence-setup.json"
+OLDEST = (3, 11)
+
+# shared library -> Debian package; each was needed on a bare Debian 12 (docs/how-to/install.md)
+ENGINE_LIBRARIES = {
+    "libGL.so.1": "libgl1",
+    "libEGL.so.1": "libegl1",
+    "libusb-1.0.so.0": "libusb-1.0-0",
+    "libglib-2.0.so.0": "libglib2.0-0",
+    "libgomp.so.1": "libgomp1",  # without it numba falls back to a layer that aborts on concurrent parallel calls
+}
+NODE_LIBRARIES = {"libatomic.so.1": "libatomic1"}
+ENGINE_MODULES = ("cv2", "open3d")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+BROWSER_PLACES = (
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+    r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
+)
+# Loads each shared library, then imports each module, and prints what failed and why: one JSON list of [name, reason].
+PROBE = """
+import ctypes, importlib, json, sys
+libraries, modules = json.loads(sys.argv[1])
+failed = []
+for load, names in ((ctypes.CDLL, libraries), (importlib.import_module, modules)):
+    for name in names:
+        try:
+            load(name)
+        except (OSError, ImportError) as error:
+            failed.append([name, str(error)])
+print(json.dumps(failed))
+"""
+
+
+class SetupError(Exception):
+    """Set-up cannot go on; the text says what to do."""
+
+
+def say(text):
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+# ---------------------------------------------------------------- running things
+
+
+def child_environment(environment):
+    """`environment` without what would lead a child astray (another PROJ, another Python), with pip's mirror for uv."""
+    clean = dict(environment)
+    for name in ("PROJ_DATA", "PROJ_LIB", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX"):
+        clean.pop(name, None)
+    return clean
+
+
+def run(command, cwd=ROOT, env=None):
+    """Run `command`, showing its output. Raises SetupError when it fails or is missing."""
+    command = [str(part) for part in command]
+    try:
+        code = subprocess.call(command, cwd=str(cwd), env=env or child_environment(os.environ))
+    except OSError as error:
+        raise SetupError("cannot run {}: {}".format(command[0], error)) from error
+    if code:
+        raise SetupError("this command failed with status {}: {}".format(code, " ".join(command)))
+
+
+def output(command):
+    """What `command` prints, or None when it is missing or fails."""
+    try:
+        done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, env=child_environment(os.environ), cwd=str(ROOT))
+    except OSError:
+        return None
+    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
+
+
+def tool(name, venv=VENV):
+    """Path of a program inside the virtual environment."""
+    return venv / ("Scripts/" + name + ".exe" if os.name == "nt" else "bin/" + name)
+
+
+def digest(paths):
+    """Hex SHA-256 over names and bytes of `paths` (files, or folders walked in order)."""
+    total = hashlib.sha256()
+    for path in paths:
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            total.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def read_stamp():
+    try:
+        return json.loads(STAMP.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def write_stamp(**changes):
+    STAMP.write_text(json.dumps(dict(read_stamp(), **changes), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------- system packages
+
+
+def installer(is_root=None):
+    """The start of an unattended apt-get command, or None where this may not or cannot install."""
+    if not shutil.which("apt-get"):
+        return None
+    if is_root is None:
+        is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    if is_root:
+        return ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
+    if shutil.which("sudo") and output(["sudo", "-n", "true"]) is not None:
+        return ["sudo", "-n", "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
+    return None
+
+
+def install_packages(packages, why, is_root=None):
+    """Install Debian packages, or raise SetupError with the one command that somebody has to run."""
+    apt = installer(is_root)
+    if apt is None:
+        if shutil.which("apt-get"):
+            raise SetupError(
+                "{}\nThis account may not install it. Run once, then start again:\n\n    sudo apt-get update && sudo apt-get install -y {}\n".format(
+                    why, " ".join(packages)
+                )
+            )
+        raise SetupError(
+            "{}\nInstall what your system calls these Debian packages, then start again: {}\n"
+            "(docs/how-to/install.md names them for other systems)".format(why, " ".join(packages))
+        )
+    say("installing system packages: " + " ".join(packages))
+    quiet = ["-qq", "-o", "DPkg::Lock::Timeout=300"]
+    run(apt + ["update"] + quiet)
+    run(apt + ["install", "-y", "--no-install-recommends"] + quiet + packages)
+
+
+def probe(python, libraries, modules):
+    """[(name, reason)] of the shared libraries and Python modules that `python` cannot load.
+
+    A child that dies on the way (a crash in a native library) is a SetupError with its last words.
+    """
+    done = subprocess.run(
+        [str(python), "-c", PROBE, json.dumps([list(libraries), list(modules)])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=child_environment(os.environ),
+        cwd=str(ROOT),
+    )
+    try:
+        return [(name, reason) for name, reason in json.loads(done.stdout.decode("utf-8").strip().splitlines()[-1])]
+    except (ValueError, IndexError):
+        last = done.stderr.decode("utf-8", "replace").strip()[-800:]
+        raise SetupError("loading {} ended with status {}:\n{}".format(", ".join(modules) or "libraries", done.returncode, last)) from None
+
+
+def missing_libraries(failures):
+    """Names of shared libraries that the failures blame: `libX.so.N: cannot open shared object file`."""
+    named = set()
+    for name, reason in failures:
+        named.update(re.findall(r"(lib[\w.+-]+\.so(?:\.\d+)*): cannot open shared object", reason))
+        if re.match(r"lib[\w.+-]+\.so", name):
+            named.add(name)
+    return sorted(named)
+
+
+def ensure_libraries(python, libraries, modules, is_root=None):
+    """Make sure that `python` loads every one of `libraries` (soname -> package) and imports `modules`.
+
+    Decided by loading, never by asking the package manager: a library put there by hand counts, a broken package does not.
+    """
+    if not sys.platform.startswith("linux"):
+        libraries = {}  # Windows and macOS wheels bring theirs
+    failures = probe(python, libraries, modules)
+    if not failures:
+        return
+    missing = missing_libraries(failures)
+    if missing:
+        install_packages(sorted(set(libraries.values())), "Missing system libraries: {}.".format(", ".join(missing)), is_root)
+        failures = probe(python, libraries, modules)
+    if failures:
+        raise SetupError("these still cannot be loaded:\n" + "\n".join("  {}: {}".format(*failure) for failure in failures))
+
+
+def find_browser():
+    """Path of a Chromium-family browser for the browser tests, or None."""
+    for name in BROWSERS:
+        found = shutil.which(name)
+        if found:
+            return found
+    return next((place for place in BROWSER_PLACES if os.path.exists(place)), None)
+
+
+# ---------------------------------------------------------------- set-up
+
+
+def check_python(version=sys.version_info):
+    if tuple(version[:2]) < OLDEST:
+        raise SetupError(
+            "geoevidence needs Python {}.{} or newer; this is {}. Start this script with a newer one, such as: python3.11 bootstrap.py".format(
+                OLDEST[0], OLDEST[1], ".".join(str(part) for part in version[:3])
+            )
+        )
+
+
+def make_venv():
+    """`.venv` with this Python; made again when it is broken or of another minor version."""
+    running = "{}.{}".format(*sys.version_info[:2])
+    found = output([tool("python"), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
+    if found is not None and found.strip() == running:
+        return
+    if VENV.exists():
+        say(".venv is {}; making it again with Python {}".format("of Python " + found.strip() if found else "broken", running))
+    if output([sys.executable, "-c", "import ensurepip"]) is None:
+        install_packages(["python{}-venv".format(running)], "This Python cannot make virtual environments.")
+    run([sys.executable, "-m", "venv", "--clear", VENV])
+
+
+def uv_environment():
+    """The environment for uv. uv does not read pip's settings, so the mirror and certificate set there are handed on."""
+    env = child_environment(os.environ)
+    env.setdefault("UV_LINK_MODE", "copy")  # cache and project often lie on different disks
+    settings = output([tool("python"), "-m", "pip", "config", "list"]) or ""
+    found = dict(re.findall(r"^(?:global|install|:env:)\.(index-url|cert)='(.*)'$", settings, re.M))
+    if "index-url" in found and not any(name in env for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_CONFIG_FILE")):
+        env["UV_DEFAULT_INDEX"] = found["index-url"]
+    if "cert" in found:
+        env.setdefault("SSL_CERT_FILE", found["cert"])
+    return env
+
+
+def setup_python(bare):
+    """The locked packages and this project (editable) in `.venv`."""
+    make_venv()
+    lock = ROOT / ("requirements-bare.lock" if bare else "requirements.lock")
+    wanted = digest([lock, ROOT / "requirements-uv.lock", ROOT / "pyproject.toml"])
+    stamp = read_stamp()
+    if stamp.get("python") == wanted or (bare and stamp.get("kind") == "full"):
+        return
+    run([tool("python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--require-hashes", "-r", "requirements-uv.lock"])
+    env = uv_environment()
+    target = ["--python", tool("python"), "-q"]
+    say("installing {} packages (digests checked)".format(len(re.findall(r"^\w", lock.read_text(encoding="utf-8"), re.M))))
+    run([tool("uv"), "pip", "sync"] + target + ["--require-hashes", lock.name], env=env)
+    run([tool("uv"), "pip", "install"] + target + ["--no-deps", "--no-build-isolation", "-e", "."], env=env)
+    write_stamp(python=wanted, kind="bare" if bare else "full", native=None)
+
+
+def setup_native():
+    """Native libraries of the engines. Cheap every time; the slow imports are tried once per set of packages."""
+    stamp = read_stamp()
+    modules = () if stamp.get("native") == stamp["python"] else ENGINE_MODULES
+    ensure_libraries(tool("python"), ENGINE_LIBRARIES, modules)
+    write_stamp(native=stamp["python"])
+
+
+def setup_front():
+    """Fonts and bundled components, from the npm packages that the lock names."""
+    environment = VENV if tool("npm").exists() else Path(sys.prefix)
+    if not tool("npm", environment).exists():
+        raise SetupError("npm is missing: run `python bootstrap.py setup` first")
+    fonts = [FONTS / "NotoSansSC-400.ttf", FONTS / "NotoSansSC-700.ttf"]
+    packages = digest([WEB / "package.json", WEB / "package-lock.json"])
+    bundle = digest([WEB / "package-lock.json", WEB / "build.mjs", WEB / "src"])
+    stamp_file = WEB / "node_modules" / ".geoevidence.json"
+    try:
+        stamp = json.loads(stamp_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        stamp = {}
+    sources = sorted(path.name for path in (WEB / "src").iterdir() if path.is_dir())
+    built = all(any((ROOT / "app" / "components" / name / "dist").glob(name + "-*.js")) for name in sources)
+    if stamp == {"packages": packages, "bundle": bundle} and built and all(font.exists() for font in fonts):
+        return
+    ensure_libraries(tool("python", environment), NODE_LIBRARIES, ())
+    env = child_environment(os.environ)
+    env["PATH"] = str(tool("node", environment).parent) + os.pathsep + env.get("PATH", "")
+    if stamp.get("packages") != packages:
+        run([tool("npm", environment), "ci", "--ignore-scripts", "--loglevel=error", "--no-progress"], cwd=WEB, env=env)
+    for font, source in zip(fonts, ("400Regular/NotoSansSC_400Regular.ttf", "700Bold/NotoSansSC_700Bold.ttf")):
+        shutil.copyfile(str(WEB / "node_modules/@expo-google-fonts/noto-sans-sc" / source), str(font))
+    run([tool("node", environment), "build.mjs"], cwd=WEB, env=env)
+    stamp_file.write_text(json.dumps({"packages": packages, "bundle": bundle}) + "\n", encoding="utf-8")
+
+
+def setup_browser():
+    """A browser for the browser tests."""
+    if find_browser() is None:
+        install_packages(["chromium"], "The browser tests need Chromium or Chrome.")
+        if find_browser() is None:
+            raise SetupError("Chromium was installed but is not found on PATH")
+
+
+def setup(bare=False, browser=False):
+    """Every step in order; prints how long set-up took, apart from the work that follows."""
+    steps = [("Python packages", lambda: setup_python(bare))]
+    if not bare:
+        steps += [("native libraries", setup_native), ("fonts and front end", setup_front)]
+    if browser:
+        steps.append(("browser", setup_browser))
+    started, parts = time.monotonic(), []
+    for name, step in steps:
+        before = time.monotonic()
+        step()
+        parts.append("{} {:.1f} s".format(name, time.monotonic() - before))
+    say("set-up: {:.1f} s ({})".format(time.monotonic() - started, ", ".join(parts)))
+
+
+# ---------------------------------------------------------------- locks (maintainers)
+
+
+def environment_yml(lock):
+    """The text of environment.yml for the text of requirements.lock: conda-forge for Python and native libraries, pip for the rest."""
+    pins = re.findall(r"^([A-Za-z0-9][\w.-]*==[^\\\n]*?)\s*\\?$", lock, re.M)
+    head = [
+        "# Made by `python bootstrap.py lock` from requirements.lock: the same versions under conda (Linux x86-64).",
+        "# Afterwards, inside the environment: python bootstrap.py front",
+        "name: geoevidence",
+        "channels:",
+        "  - conda-forge",
+        "dependencies:",
+        "  - python=3.11",
+        "  - pip",
+        "  - libgl",
+        "  - libegl",
+        "  - libglib",
+        "  - libusb",
+        "  - libgomp",
+        "  - pip:",
+    ]
+    return "\n".join(head + ['      - "{}"'.format(pin) for pin in pins] + ['      - "-e ."']) + "\n"
+
+
+def lock():
+    """Make the locks again from pyproject.toml, package.json and the uv pin; versions already locked are kept."""
+    env = uv_environment()
+    options = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url", "--no-header", "--no-annotate", "-q"]
+    options += ["--no-emit-package", "geoevidence"]
+    run([tool("uv"), "pip", "compile"] + options + ["requirements.in", "-o", "requirements.lock"], env=env)
+    bare = ["requirements-bare.in", "-c", "requirements.lock", "-o", "requirements-bare.lock"]
+    run([tool("uv"), "pip", "compile"] + options + bare, env=env)
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    (ROOT / "environment.yml").write_text(environment_yml(text), encoding="utf-8", newline="\n")
+    npm_env = dict(child_environment(os.environ), PATH=str(tool("node").parent) + os.pathsep + os.environ.get("PATH", ""))
+    run([tool("npm"), "install", "--package-lock-only", "--ignore-scripts", "--loglevel=error"], cwd=WEB, env=npm_env)
+    record = json.loads((WEB / "package-lock.json").read_text(encoding="utf-8"))
+    for package in record["packages"].values():
+        package.pop("funding", None)
+        package.pop("resolved", None)
+    (WEB / "package-lock.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+
+
+# ---------------------------------------------------------------- tasks
+
+
+def work(name, *commands):
+    """Run the commands of a task in turn, stop at the first that fails, say how long it took; its exit status."""
+    started, code = time.monotonic(), 0
+    for command in commands:
+        code = subprocess.call([str(part) for part in command], cwd=str(ROOT), env=child_environment(os.environ))
+        if code:
+            break
+    say("{}: {:.1f} s, {}".format(name, time.monotonic() - started, "failed with status {}".format(code) if code else "done"))
+    return code
+
+
+def task(name, extra):
+    """Set up what the task needs, then run it with the extra words of the command line; its exit status."""
+    python, pytest = tool("python"), [tool("python"), "-m", "pytest"]
+    quick = pytest + ["-m", "not slow and not browser"]
+    if name == "setup":
+        if set(extra) - {"--bare"}:
+            raise SetupError("setup knows --bare only, not: {}".format(" ".join(extra)))
+        setup(bare=bool(extra))
+        return 0
+    if name == "front":
+        setup_front()
+        return 0
+    if name == "lock":
+        lock()
+        return 0
+    setup(browser=name == "test")
+    if name == "demo":
+        return work(name, [tool("geoevidence"), "demo"] + extra)
+    if name == "serve":
+        return work(name, [tool("geoevidence"), "serve"] + extra)
+    if name == "test":
+        return work(name, pytest + extra)
+    if name == "quick":
+        return work(name, quick + extra)
+    if name == "bench":
+        scripts = [script for script in sorted((ROOT / "bench").glob("*.py")) if not script.name.startswith("_")]
+        return work(name, *[[python, script] + extra for script in scripts])
+    ruff, mypy = [python, "-m", "ruff"], [python, "-m", "mypy"]
+    return work(name, ruff + ["format", "--check", "."], ruff + ["check", "."], mypy, quick + extra)
+
+
+TASKS = {
+    "setup": "make .venv with the locked packages, native libraries, fonts and front end (--bare: custody and verifying only)",
+    "demo": "run the demonstration from photographs and scenes to a verified package",
+    "test": "run every test, browser tests included",
+    "quick": "run the quick tests",
+    "check": "format, lint, types and the quick tests",
+    "serve": "start the local web application",
+    "bench": "run every benchmark",
+    "front": "fetch the fonts and build the front end only",
+    "lock": "for maintainers: make the lock files and environment.yml again",
+}
+
+
+def main(argv):
+    described = "\n".join("  {:<6} {}".format(name, text) for name, text in TASKS.items())
+    parser = argparse.ArgumentParser(
+        description="Set geoevidence up and run its usual tasks.",
+        epilog="tasks:\n" + described + "\n\nFurther words are handed to what the task runs.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("task", choices=sorted(TASKS), metavar="task", nargs="?", default="setup", help="one of those below; setup when left out")
+    known, extra = parser.parse_known_args(argv)
+    try:
+        check_python()
+        return task(known.task, extra)
+    except SetupError as error:
+        sys.stderr.write("\nset-up stopped: {}\n(Python {} on {})\n".format(error, platform.python_version(), platform.platform()))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
