@@ -244,7 +244,6 @@ def make_venv():
 def uv_environment():
     """The environment for uv. uv does not read pip's settings, so the mirror and certificate set there are handed on."""
     env = child_environment(os.environ)
-    env.setdefault("UV_LINK_MODE", "copy")  # cache and project often lie on different disks
     settings = output([tool("python"), "-m", "pip", "config", "list"]) or ""
     found = dict(re.findall(r"^(?:global|install|:env:)\.(index-url|cert)='(.*)'$", settings, re.M))
     if "index-url" in found and not any(name in env for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_CONFIG_FILE")):
