@@ -248,7 +248,9 @@ def _read_photo(path: Path, name: str, config: MetadataConfig) -> _Facts:
     except (UnidentifiedImageError, OSError, ValueError, TypeError, SyntaxError, KeyError, Image.DecompressionBombError) as error:
         raise FormatError("drone.damaged_jpeg", path=name, reason=str(error)) from error
     xmp = xmp if isinstance(xmp, bytes) else str(xmp).encode()
-    dji = {key.decode(): value.decode("ascii", "replace") for key, value in _DJI_ELEMENT.findall(xmp) + _DJI_ATTRIBUTE.findall(xmp)}
+    dji = {
+        key.decode(): value.decode("ascii", "replace") for key, value in _DJI_ELEMENT.findall(xmp) + _DJI_ATTRIBUTE.findall(xmp)
+    }
 
     position, kind, sd = _position(gps, dji, config)
     words = " ".join(_text(tags.get(tag)) for tag in (0x010E, 0x0131, 0x9286)) + " " + xmp.decode("utf-8", "replace")
@@ -481,7 +483,9 @@ def _read_points(
             continue  # the photo is rejected, with its reason
         width, height = by_name[found[0]].size
         if not (0 <= col <= width and 0 <= row <= height):
-            raise FormatError("drone.gcp_outside_photo", path=path.name, line=number, photo=parts[5], col=f"{col:g}", row=f"{row:g}")
+            raise FormatError(
+                "drone.gcp_outside_photo", path=path.name, line=number, photo=parts[5], col=f"{col:g}", row=f"{row:g}"
+            )
         if found[0] in observations:
             raise FormatError("drone.gcp_seen_twice", path=path.name, line=number, name=name, photo=parts[5])
         observations[found[0]] = (col, row)

@@ -9,7 +9,7 @@ No I/O here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,21 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from geoevidence.raster import Raster
-from geoevidence.types import Message, Quantity
+from geoevidence.types import Message, Quantity, decimal_text
+
+
+def parameters_of(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as I-JSON without floats (decimals are text), defaults and nested ones included."""
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
+        if isinstance(value, (list, tuple)):
+            return [plain(part) for part in value]
+        return decimal_text(value) if isinstance(value, float) else value
+
+    return dict(plain(config))
+
 
 HeightKind = Literal["ellipsoidal", "orthometric", "relative", "unknown"]
 
@@ -127,7 +141,9 @@ class AccuracyReport:
     gps_rmse_horizontal, gps_rmse_vertical: m, camera centres against GPS after the fit, or None.
     control: what the georeference rests on.
     position_sd: (E, N, U) m: standard uncertainty of the absolute position of the block.
-    scale_sd: relative standard uncertainty of lengths (1).
+    scale_sd: relative standard uncertainty of horizontal lengths (1).
+    focal_sd: that of the focal length (1); heights above the ground around them stretch with it.
+    Without control the uncertainties are infinite and `gsd` is NaN: the frame is arbitrary.
     """
 
     reprojection_rmse: float
@@ -140,6 +156,7 @@ class AccuracyReport:
     control: Literal["gps", "ground_points", "none"]
     position_sd: tuple[float, float, float]
     scale_sd: float
+    focal_sd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
