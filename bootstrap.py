@@ -93,7 +93,9 @@ def run(command, cwd=ROOT, env=None):
 def output(command):
     """What `command` prints, or None when it is missing or fails."""
     try:
-        done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, env=child_environment(os.environ), cwd=str(ROOT))
+        done = subprocess.run(
+            [str(part) for part in command], stdout=subprocess.PIPE, env=child_environment(os.environ), cwd=str(ROOT)
+        )
     except OSError:
         return None
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
@@ -176,7 +178,9 @@ def probe(python, libraries, modules):
         return [(name, reason) for name, reason in json.loads(done.stdout.decode("utf-8").strip().splitlines()[-1])]
     except (ValueError, IndexError):
         last = done.stderr.decode("utf-8", "replace").strip()[-800:]
-        raise SetupError("loading {} ended with status {}:\n{}".format(", ".join(modules) or "libraries", done.returncode, last)) from None
+        raise SetupError(
+            "loading {} ended with status {}:\n{}".format(", ".join(modules) or "libraries", done.returncode, last)
+        ) from None
 
 
 def missing_libraries(failures):
@@ -261,7 +265,19 @@ def setup_python(bare):
     stamp = read_stamp()
     if stamp.get("python") == wanted or (bare and stamp.get("kind") == "full"):
         return
-    run([tool("python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--require-hashes", "-r", "requirements-uv.lock"])
+    run(
+        [
+            tool("python"),
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            "--require-hashes",
+            "-r",
+            "requirements-uv.lock",
+        ]
+    )
     env = uv_environment()
     target = ["--python", tool("python"), "-q"]
     say("installing {} packages (digests checked)".format(len(re.findall(r"^\w", lock.read_text(encoding="utf-8"), re.M))))
@@ -357,7 +373,16 @@ def environment_yml(lock):
 def lock():
     """Make the locks again from pyproject.toml, package.json and the uv pin; versions already locked are kept."""
     env = uv_environment()
-    options = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url", "--no-header", "--no-annotate", "-q"]
+    options = [
+        "--universal",
+        "--python-version",
+        "3.11",
+        "--generate-hashes",
+        "--no-emit-index-url",
+        "--no-header",
+        "--no-annotate",
+        "-q",
+    ]
     options += ["--no-emit-package", "geoevidence"]
     run([tool("uv"), "pip", "compile"] + options + ["requirements.in", "-o", "requirements.lock"], env=env)
     bare = ["requirements-bare.in", "-c", "requirements.lock", "-o", "requirements-bare.lock"]
@@ -370,7 +395,9 @@ def lock():
     for package in record["packages"].values():
         package.pop("funding", None)
         package.pop("resolved", None)
-    (WEB / "package-lock.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+    (WEB / "package-lock.json").write_text(
+        json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n"
+    )
 
 
 # ---------------------------------------------------------------- tasks
@@ -438,13 +465,17 @@ def main(argv):
         epilog="tasks:\n" + described + "\n\nFurther words are handed to what the task runs.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("task", choices=sorted(TASKS), metavar="task", nargs="?", default="setup", help="one of those below; setup when left out")
+    parser.add_argument(
+        "task", choices=sorted(TASKS), metavar="task", nargs="?", default="setup", help="one of those below; setup when left out"
+    )
     known, extra = parser.parse_known_args(argv)
     try:
         check_python()
         return task(known.task, extra)
     except SetupError as error:
-        sys.stderr.write("\nset-up stopped: {}\n(Python {} on {})\n".format(error, platform.python_version(), platform.platform()))
+        sys.stderr.write(
+            "\nset-up stopped: {}\n(Python {} on {})\n".format(error, platform.python_version(), platform.platform())
+        )
         return 1
     except KeyboardInterrupt:
         return 130
