@@ -137,9 +137,7 @@ def loads(data: bytes, *, where: str = "JSON", allow_floats: bool = False, max_b
         raise FormatError("trust.json_constant", where=where, found=name)
 
     try:
-        value = json.loads(
-            text, object_pairs_hook=members, parse_int=integer, parse_float=decimal, parse_constant=constant
-        )
+        value = json.loads(text, object_pairs_hook=members, parse_int=integer, parse_float=decimal, parse_constant=constant)
     except json.JSONDecodeError as error:
         raise FormatError("trust.json_syntax", where=where, offset=error.pos, reason=error.msg) from error
     except RecursionError as error:

@@ -227,4 +227,3 @@ def path_defect(path: str) -> Optional[str]:
     if unicodedata.normalize("NFC", path) != path:
         return "trust.path_nfc"
     return None
-

@@ -174,9 +174,7 @@ class Statement:
     @property
     def bag_info_head(self) -> str:
         """The lines of bag-info.txt before Payload-Oxum."""
-        return (
-            f"Bag-Software-Agent: {self.software}\nBagging-Date: {self.time_claimed[:10]}\nExternal-Identifier: {self.case}\n"
-        )
+        return f"Bag-Software-Agent: {self.software}\nBagging-Date: {self.time_claimed[:10]}\nExternal-Identifier: {self.case}\n"
 
     def bag_info(self, payload_bytes: int, payload_files: int) -> bytes:
         """`bag-info.txt` of the package."""
