@@ -312,7 +312,7 @@ def case_log(case: CaseOption, workspace: Workspace = _WORKSPACE, lang: Lang = "
             "event_id": event.event_id,
             "type": event.type,
             "time_claimed": utc_text(event.time_claimed),
-            "actor": event.actor_id,
+            "actor": event.actor_id or _t("cli.case.withheld"),
             "leaf_hash": event.leaf_hash,
             "inputs": len(event.inputs),
             "outputs": len(event.outputs),

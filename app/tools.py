@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from geoevidence import __version__
-from geoevidence.catalogue import create_log_store, open_log_store
+from geoevidence.catalogue import open_log_store
 from geoevidence.custody import KeyFolder, Session, Workspace
 from geoevidence.types import Actor
 
@@ -22,10 +22,9 @@ from geoevidence.types import Actor
 def local_session(keys: Path | None = None) -> Session:
     """The session of the local user on this device: software key, system clock, identity level "local"."""
     folder = KeyFolder(keys or (Path(os.environ["GEOEVIDENCE_KEYS"]) if os.environ.get("GEOEVIDENCE_KEYS") else None))
-    user = getpass.getuser()
     return Session(
-        actor=Actor(id=user, role="operator", auth_level="local"),
-        signer=folder.signer(user),
+        actor=Actor(id=getpass.getuser(), role="operator", auth_level="local"),
+        signer=folder.signer(),
         device_serial=platform.node() or "unknown",
         software=f"geoevidence {__version__}",
         now=lambda: datetime.now(UTC),
@@ -37,9 +36,9 @@ def local_session(keys: Path | None = None) -> Session:
 
 def create_workspace(path: Path) -> Workspace:
     """A new workspace at `path`. Raises CustodyError when something else is there."""
-    return Workspace.create(path, session=local_session(), log_store=create_log_store)
+    return Workspace.create(path, session=local_session(), log_store=open_log_store(path))
 
 
 def open_workspace(path: Path) -> Workspace:
     """The workspace at `path`. Raises CustodyError when there is none."""
-    return Workspace.open(path, session=local_session(), log_store=open_log_store)
+    return Workspace.open(path, session=local_session(), log_store=open_log_store(path))
