@@ -1,0 +1,627 @@
+"""The one door to a workspace and its cases.
+
+A workspace is a folder: `workspace.json`, `objects/` (the store), the catalogue, `checkpoints/`, `receipts/` and
+`tmp/`. A case is its log; everything else about it is read from the log and the store. Files come in by `ingest`,
+results by `derivation`, reports by `attach_report`. What fails records nothing; what is recorded stays.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from geoevidence import __version__
+from geoevidence.custody.files import storage_error, write_durably
+from geoevidence.custody.ingest import manifest_files, name_problem, nothing_taken, scan_source, take_files
+from geoevidence.custody.log import (
+    Appender,
+    CaseKey,
+    CaseLog,
+    CaseSummary,
+    CustodyEvent,
+    FileRef,
+    LogStatus,
+    LogStore,
+    NewFile,
+    Session,
+)
+from geoevidence.custody.provenance import describe_process
+from geoevidence.custody.receipt import Receipt, manifest_sha256, receipt_of, write_receipt
+from geoevidence.custody.sheet import CaseSheet, checked_fields, read_sheet
+from geoevidence.custody.store import ObjectStore, StoredFile
+from geoevidence.errors import CustodyError, DigestMismatchError, FormatError, InputError
+from geoevidence.trust.archive import fold, sort_key
+from geoevidence.trust.canonical import dumps, loads_canonical
+from geoevidence.trust.notes import LogCheckpoint
+from geoevidence.types import (
+    EvidenceItem,
+    Finding,
+    Lang,
+    Message,
+    Process,
+    ProcessResult,
+    Progress,
+    Role,
+    no_progress,
+    require,
+)
+
+WORKSPACE_SCHEMA = "geoevidence.workspace.v1"
+FINDINGS_SCHEMA = "geoevidence.findings.v1"
+RESULT = "result.json"
+_MARKER = "workspace.json"
+_INGEST_TOOLS = {"copied": "custody.ingest", "received": "custody.upload"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestResult:
+    """What an ingest did.
+
+    event: the event, or None when everything was there already.
+    items: new items, in order of path.
+    already_present: items of earlier events whose file was found again.
+    skipped: printable name -> why the file was not taken.
+    receipt_json, receipt_html, short_code, manifest_sha256: of this event, or of the newest event that holds files found
+        again; None where files of several events were found again.
+    """
+
+    event: CustodyEvent | None
+    items: tuple[EvidenceItem, ...]
+    already_present: tuple[EvidenceItem, ...]
+    skipped: Mapping[str, Message]
+    receipt_json: Path | None
+    receipt_html: Path | None
+    short_code: str | None
+    manifest_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResult:
+    """A result in custody. event: the `derived` event; files: path in the result's folder -> item."""
+
+    event: CustodyEvent
+    result: ProcessResult
+    files: Mapping[str, EvidenceItem]
+
+
+class Workspace:
+    """A folder of cases. Make one with `create`, come back with `open`."""
+
+    def __init__(self, path: Path, workspace_id: str, *, session: Session, log_store: LogStore) -> None:
+        self.path = path
+        self.id = workspace_id
+        self._session = session
+        self._log_store = log_store
+        self._objects = ObjectStore(path / "objects", path / "tmp")
+        self._logs: dict[str, CaseLog] = {}
+
+    @classmethod
+    def create(cls, path: Path, *, session: Session, log_store: LogStore) -> Workspace:
+        """A new workspace in a folder that does not exist or is empty.
+
+        Raises: CustodyError when something is there already, or nothing can be written.
+        """
+        path = Path(path).absolute()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise CustodyError("custody.workspace_not_empty", path=path)
+            workspace_id = f"W-{session.random(5).hex()}"
+            for name in ("objects", "tmp", "checkpoints", "receipts"):
+                (path / name).mkdir()
+            log_store.create(workspace_id)
+            # last: a folder without it is not a workspace
+            write_durably(path / _MARKER, dumps({"schema": WORKSPACE_SCHEMA, "id": workspace_id}))
+        except OSError as error:
+            raise storage_error(error, path) from error
+        return cls(path, workspace_id, session=session, log_store=log_store)
+
+    @classmethod
+    def open(cls, path: Path, *, session: Session, log_store: LogStore) -> Workspace:
+        """The workspace in a folder; removes what a killed process left unfinished.
+
+        Raises: CustodyError when the folder is no workspace or its catalogue is another's.
+        """
+        path = Path(path).absolute()
+        marker = path / _MARKER
+        try:
+            raw = loads_canonical(marker.read_bytes(), where=str(marker))
+        except OSError as error:
+            raise CustodyError("custody.not_a_workspace", path=path) from error
+        if require(raw, "schema", str, _MARKER) != WORKSPACE_SCHEMA:
+            raise FormatError("core.unknown_schema", where=marker, found=raw["schema"])
+        workspace = cls(path, require(raw, "id", str, _MARKER), session=session, log_store=log_store)
+        log_store.check(workspace.id)
+        workspace._objects.sweep()
+        return workspace
+
+    def cases(self) -> tuple[CaseSummary, ...]:
+        """All cases, in order of number."""
+        with self._log_store.reading() as reader:
+            return reader.cases()
+
+    def case(self, id_or_number: str) -> Case:
+        """The case of that id or case number. Raises CustodyError when there is none."""
+        cases = self.cases()
+        for summary in cases:
+            if id_or_number in (summary.id, summary.number):
+                return self._open_case(summary)
+        raise CustodyError("custody.no_such_case", found=id_or_number, known=", ".join(c.number for c in cases) or "-")
+
+    def _open_case(self, summary: CaseSummary) -> Case:
+        log = self._log(summary.id)
+        case = Case(self, summary, log, objects=self._objects, session=self._session)
+        log.heal()
+        case._write_missing_receipts()
+        return case
+
+    def _log(self, case_id: str) -> CaseLog:
+        # kept, so that the events of a case are read once
+        if case_id not in self._logs:
+            self._logs[case_id] = CaseLog(
+                f"geoevidence/{self.id}/{case_id}",
+                case_id,
+                store=self._log_store,
+                session=self._session,
+                outside=self.path / "checkpoints" / f"{case_id}.note",
+                before_append=self._objects.flush,
+            )
+        return self._logs[case_id]
+
+    def new_case(self, number: str, *, fields: Mapping[str, str] | None = None, demonstration: bool = False) -> Case:
+        """Open a case.
+
+        Args:
+            number: case number; no other case of this workspace has it.
+            fields: of the case sheet.
+            demonstration: its data are synthetic, and every page of it says so.
+
+        Raises: ConfigError for a bad field; CustodyError when the number is taken.
+        """
+        checked = checked_fields(number, fields or {})
+        case_id = f"C-{self._session.random(5).hex()}"
+        sheet = CaseSheet(case=case_id, workspace=self.id, fields=checked, demonstration=demonstration)
+        with self._objects.working():
+            stored = self._objects.add_bytes(sheet.to_bytes())
+            with self._log(case_id).writing() as appender:
+                for known in appender.reader.cases():
+                    if known.number == sheet.number:
+                        raise CustodyError("custody.number_taken", number=sheet.number, case=known.id)
+                    if known.id == case_id:
+                        raise CustodyError("custody.id_taken", case=case_id)
+                appender.append("commissioned", outputs=[NewFile(folder="records", name="case.json", file=stored)])
+        return self.case(case_id)
+
+
+class Case:
+    """One case: its items, events, results and findings, and the ways to add to them."""
+
+    def __init__(
+        self, workspace: Workspace, summary: CaseSummary, log: CaseLog, *, objects: ObjectStore, session: Session
+    ) -> None:
+        self._workspace = workspace
+        self._log = log
+        self._objects = objects
+        self._session = session
+        self.id = summary.id
+        self.number = summary.number
+        self.demonstration = summary.demonstration
+
+    @property
+    def workspace_id(self) -> str:
+        return self._workspace.id
+
+    @property
+    def origin(self) -> str:
+        """Name of the case's log."""
+        return self._log.origin
+
+    @property
+    def session(self) -> Session:
+        return self._session
+
+    # ---------------------------------------------------------------- reading
+
+    def events(self) -> tuple[CustodyEvent, ...]:
+        """All custody events, in log order. Raises LogInconsistentError."""
+        return self._log.events()
+
+    def items(self, *, role: Role | None = None) -> tuple[EvidenceItem, ...]:
+        """The items of the case (of one role), in log order."""
+        return tuple(item for item in self._log.items() if role is None or item.role == role)
+
+    def path_of(self, item: EvidenceItem) -> Path:
+        """The read-only file of an item, in the store. Raises DigestMismatchError when it is missing."""
+        path = self._objects.path_of(item.sha256)
+        if not path.is_file():
+            raise DigestMismatchError("custody.object_missing", path=path, expected=item.sha256)
+        return path
+
+    def check_item(self, item: EvidenceItem) -> None:
+        """Read an item again and compare. Raises DigestMismatchError."""
+        self._objects.check(item.sha256)
+
+    def log_checkpoint(self) -> LogCheckpoint:
+        """The newest checkpoint of the case's log."""
+        checkpoint = self._log.checkpoint()
+        if checkpoint is None:
+            raise CustodyError("custody.log_empty", case=self.id)
+        return checkpoint
+
+    def checkpoint_bytes(self, *, at_least: int | None = None) -> bytes:
+        """The newest signed checkpoint, or the earliest that covers `at_least` leaves."""
+        raw = self._log.checkpoint_bytes(at_least=at_least)
+        if raw is None:
+            raise CustodyError("custody.log_empty", case=self.id)
+        return raw
+
+    def keys(self) -> tuple[CaseKey, ...]:
+        """Every key that signed in this case."""
+        return self._log.keys()
+
+    def log_status(self) -> LogStatus:
+        """Whether the log still extends everything known of it outside."""
+        return self._log.status()
+
+    def _sheet(self) -> tuple[FileRef, CaseSheet]:
+        newest = [event for event in self.events() if event.type in ("commissioned", "corrected")][-1].outputs[0]
+        return newest, read_sheet(self._objects.read_bytes(newest.sha256))
+
+    @property
+    def sheet(self) -> Mapping[str, str]:
+        """The filled-in fields of the case sheet."""
+        return self._sheet()[1].fields
+
+    def results(self) -> tuple[StoredResult, ...]:
+        """Every result in custody, in log order."""
+        items = {item.id: item for item in self.items()}
+        found = []
+        for event in self.events():
+            if event.type == "derived":
+                prefix = f"derived/{event.event_id}/"
+                files = {ref.path.removeprefix(prefix): items[ref.item] for ref in event.outputs}
+                raw = loads_canonical(self._objects.read_bytes(files[RESULT].sha256), where=RESULT)
+                found.append(StoredResult(event=event, result=ProcessResult.from_dict(raw), files=files))
+        return tuple(found)
+
+    def findings(self) -> tuple[tuple[StoredResult, Finding], ...]:
+        """Every finding that was stated, with its result, in log order."""
+        stated = {event.inputs[0].item.rpartition("-")[0] for event in self.events() if event.type == "found"}
+        return tuple(
+            (stored, finding)
+            for stored in self.results()
+            if stored.event.event_id in stated
+            for finding in stored.result.findings
+        )
+
+    # ---------------------------------------------------------------- adding
+
+    def set_sheet(self, fields: Mapping[str, str]) -> CustodyEvent | None:
+        """Replace the case sheet; None when nothing changes. The case number stays.
+
+        Raises: ConfigError for a bad field.
+        """
+        checked = checked_fields(self.number, fields)
+        sheet = CaseSheet(case=self.id, workspace=self.workspace_id, fields=checked, demonstration=self.demonstration)
+        with self._objects.working():
+            stored = self._objects.add_bytes(sheet.to_bytes())
+            with self._log.writing() as appender:
+                old = [event for event in appender.events if event.type in ("commissioned", "corrected")][-1].outputs[0]
+                if old.sha256 == stored.sha256:
+                    return None
+                return appender.append(
+                    "corrected", inputs=[old], outputs=[NewFile(folder="records", name="case.json", file=stored)]
+                )
+
+    def ingest(
+        self,
+        source: Path,
+        *,
+        label: str = "",
+        progress: Progress = no_progress,
+        kind: Literal["copied", "received"] = "copied",
+    ) -> IngestResult:
+        """Take the files of a card or folder (or one file) into custody. The source is never changed.
+
+        What is in the case already, under the same name and with the same digests, is not taken again.
+
+        Args:
+            source: folder or file.
+            label: what people call the source, such as the number of the card; its name when empty.
+            kind: copied from a carrier at this device, or received through the upload page.
+
+        Raises: InputError when the source cannot be used; CustodyError when nothing can be stored or recorded.
+        """
+        if kind not in _INGEST_TOOLS:
+            raise ValueError(f"kind is one of {sorted(_INGEST_TOOLS)}, not {kind!r}")
+        source = Path(source).absolute()
+        inside, place = self._workspace.path.resolve(), source.resolve()
+        if place == inside or place in inside.parents or inside in place.parents:
+            raise InputError("custody.source_is_workspace", path=source)
+        progress("custody.stage.scan", 0.0)
+        scan = scan_source(source)
+        with self._objects.working():
+            taken = take_files(scan, self._objects, known=self._originals_by_name(self.items(role="original")), progress=progress)
+            progress("custody.stage.record", 0.0)
+            with self._log.writing() as appender:
+                # another process may have recorded the same card meanwhile: look again, now that nobody else can
+                known = self._originals_by_name(appender.reader.items(self.id))
+                present, new = list(taken.present), []
+                for name, stored in taken.new:
+                    same = [i for i in known.get(name, ()) if (i.sha256, i.sm3) == (stored.sha256, stored.sm3)]
+                    if same:
+                        present.append(same[0])
+                    else:
+                        new.append((name, stored))
+                if not new and not present:
+                    raise nothing_taken(source, taken.skipped)
+                if new:
+                    self._record_ingest(appender, new, label or source.name or str(source), kind)
+        event = appender.new_events[-1] if new else None
+        items = self.items(role="original")
+        receipt = self._receipt(event, present)
+        progress("custody.stage.record", 1.0)
+        return IngestResult(
+            event=event,
+            items=tuple(i for i in items if event is not None and i.id.rpartition("-")[0] == event.event_id),
+            already_present=tuple(sorted(present, key=lambda item: sort_key(item.path))),
+            skipped=taken.skipped,
+            receipt_json=None if receipt is None else receipt.json_path,
+            receipt_html=None if receipt is None else receipt.html_path,
+            short_code=None if receipt is None else receipt.short_code,
+            manifest_sha256=None if receipt is None else receipt.manifest_sha256,
+        )
+
+    @staticmethod
+    def _originals_by_name(items: Sequence[EvidenceItem]) -> dict[str, list[EvidenceItem]]:
+        found: dict[str, list[EvidenceItem]] = {}
+        for item in items:
+            if item.role == "original":
+                found.setdefault(item.path.split("/", 2)[2], []).append(item)
+        return found
+
+    @staticmethod
+    def _record_ingest(appender: Appender, new: Sequence[tuple[str, StoredFile]], label: str, kind: str) -> None:
+        files = manifest_files(new)
+        process = Process(
+            tool=_INGEST_TOOLS[kind],
+            version=__version__,
+            code_digest="",
+            environment_digest="",
+            parameters={"source": label, "manifest_sha256": manifest_sha256(files), "files": len(files)},
+            seed=None,
+        )
+        outputs = [NewFile(folder="originals", name=name, file=stored) for name, stored in new]
+        appender.append(kind, outputs=outputs, process=process)
+
+    def _receipts(self) -> Path:
+        # one folder a case: event ids count from 1 in each case
+        return self._workspace.path / "receipts" / self.id
+
+    def _receipt(self, event: CustodyEvent | None, present: Sequence[EvidenceItem]) -> Receipt | None:
+        if event is None:
+            ids = {item.id.rpartition("-")[0] for item in present}
+            event = next((each for each in self.events() if ids == {each.event_id}), None)
+        if event is None:
+            return None
+        receipt = receipt_of(self._receipts(), event)
+        return receipt if receipt.json_path.exists() and receipt.html_path.exists() else self._write_receipt(event)
+
+    def _write_receipt(self, event: CustodyEvent) -> Receipt:
+        return write_receipt(
+            self._receipts(),
+            event,
+            checkpoint=self.checkpoint_bytes(at_least=event.index + 1),
+            number=self.number,
+            sheet=self.sheet,
+            demonstration=self.demonstration,
+        )
+
+    def _write_missing_receipts(self) -> None:
+        for event in self.events():
+            if event.type in _INGEST_TOOLS and event.process is not None:
+                receipt = receipt_of(self._receipts(), event)
+                if not (receipt.json_path.exists() and receipt.html_path.exists()):
+                    self._write_receipt(event)
+
+    @contextmanager
+    def derivation(
+        self, *, process: str, inputs: Sequence[EvidenceItem], parameters: Mapping[str, Any], seed: int | None = None
+    ) -> Iterator[Derivation]:
+        """Run a process on items of this case and keep what it made.
+
+        The inputs are read again and compared first. Inside the block, read from `folder`, write to `out`, and end
+        with `commit(result)`. An exception, or leaving without `commit`, records nothing and removes the files.
+
+        Args:
+            process: name of the process, such as drone.survey.
+            inputs: items of this case.
+            parameters: what the process was asked; all of it stands again in the result's parameters.
+            seed: of every random choice, or None.
+
+        Raises: DigestMismatchError when an input is not what was recorded; CustodyError.
+        """
+        known = {item.id: item for item in self.items()}
+        if not inputs:
+            raise CustodyError("custody.no_inputs", process=process)
+        for item in inputs:
+            if known.get(item.id) != item:
+                raise CustodyError("custody.foreign_item", item=item.id, case=self.id)
+        # the order of inputs is no part of the request
+        ordered = [known[item_id] for item_id in known if item_id in {item.id for item in inputs}]
+        scratch = self._workspace.path / "tmp" / f"derivation-{secrets.token_hex(8)}"
+        with self._objects.working():
+            try:
+                for item in ordered:
+                    self._objects.check(item.sha256)
+                derivation = Derivation(self, process, ordered, dict(parameters), seed, scratch)
+                yield derivation
+                if derivation.stored is None:
+                    raise CustodyError("custody.nothing_committed", process=process)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+    def attach_report(self, pdf: Path, *, lang: Lang, inputs: Sequence[EvidenceItem]) -> EvidenceItem:
+        """Take a finished report into custody.
+
+        Args:
+            pdf: the file.
+            inputs: the items that the report rests on.
+
+        Raises: InputError for the file; CustodyError.
+        """
+        if lang not in ("zh", "en"):
+            raise ValueError(f"lang is zh or en, not {lang!r}")
+        known = {item.id: item for item in self.items()}
+        for item in inputs:
+            if known.get(item.id) != item:
+                raise CustodyError("custody.foreign_item", item=item.id, case=self.id)
+        with self._objects.working():
+            stored = self._objects.add_file(Path(pdf))
+            with self._log.writing() as appender:
+                event = appender.append(
+                    "reported",
+                    inputs=[FileRef.of(item) for item in inputs],
+                    outputs=[NewFile(folder="report", name=f"report-{lang}.pdf", file=stored)],
+                    process=describe_process("report.render", {"lang": lang}, None),
+                )
+        return next(item for item in self.items() if item.id == event.outputs[0].item)
+
+    def record_sealing(self, statement: bytes, *, expected_size: int) -> CustodyEvent:
+        """The `packaged` event of a sealed statement; for `geoevidence.package` only.
+
+        Raises: CustodyError when the log has grown beyond `expected_size` since the statement was made.
+        """
+        with self._objects.working():
+            stored = self._objects.add_bytes(statement)
+            with self._log.writing(expected_size=expected_size) as appender:
+                return appender.append("packaged", outputs=[NewFile(folder="seal", name="statement.dsse", file=stored)])
+
+
+class Derivation:
+    """A process under way. folder: its inputs, read-only; out: where it writes; stored: the result, once committed."""
+
+    def __init__(
+        self,
+        case: Case,
+        process: str,
+        inputs: Sequence[EvidenceItem],
+        parameters: Mapping[str, Any],
+        seed: int | None,
+        scratch: Path,
+    ) -> None:
+        self._case = case
+        self._process = process
+        self._inputs = tuple(inputs)
+        self._parameters = parameters
+        self._seed = seed
+        self.folder = scratch / "in"
+        self.out = scratch / "out"
+        self.stored: StoredResult | None = None
+        try:
+            self.folder.mkdir(parents=True)
+            self.out.mkdir()
+            self._laid = [(self._lay(item), item) for item in self._inputs]
+        except OSError as error:
+            raise storage_error(error, scratch) from error
+        self._stamps = [_stamp(path) for path, _ in self._laid]
+
+    @property
+    def inputs(self) -> tuple[EvidenceItem, ...]:
+        return self._inputs
+
+    def path_of(self, item: EvidenceItem) -> Path:
+        """Where an input lies under `folder`."""
+        return self.folder / self._name(item)
+
+    def _name(self, item: EvidenceItem) -> PurePosixPath:
+        parts = PurePosixPath(item.path).parts
+        one_event = len({each.id.rpartition("-")[0] for each in self._inputs}) == 1
+        return PurePosixPath(*(parts[2:] if one_event else parts))
+
+    def _lay(self, item: EvidenceItem) -> Path:
+        source, target = self._case.path_of(item), self.path_of(item)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:  # no hard links on this file system
+            shutil.copyfile(source, target)
+            target.chmod(0o444)
+        return target
+
+    def commit(self, result: ProcessResult) -> StoredResult:
+        """Store every product and `result.json`, and record `derived` and, with findings, `found`, together.
+
+        Raises: CustodyError when the folder and the result do not agree, or cannot be stored; DigestMismatchError
+            when an input was changed meanwhile. Nothing is recorded then.
+        """
+        if self.stored is not None:
+            raise CustodyError("custody.committed_twice", process=self._process)
+        case, objects = self._case, self._case._objects
+        self._require_same_request(result)
+        if [_stamp(path) for path, _ in self._laid] != self._stamps:
+            raise DigestMismatchError("custody.input_changed", process=self._process)
+        raw_result = dumps(result.to_dict())
+        names = self._product_names(result, raw_result)
+        files = [NewFile(folder="derived", name=name, file=objects.add_file(self.out / name)) for name in names]
+        files.append(NewFile(folder="derived", name=RESULT, file=objects.add_bytes(raw_result)))
+        files.sort(key=lambda new: sort_key(new.name))
+        process = describe_process(self._process, dict(result.parameters), result.seed)
+        with case._log.writing() as appender:
+            event = appender.append("derived", inputs=[FileRef.of(item) for item in self._inputs], outputs=files, process=process)
+            if result.findings:
+                made = next(ref for ref in event.outputs if ref.path == f"derived/{event.event_id}/{RESULT}")
+                record = {
+                    "schema": FINDINGS_SCHEMA,
+                    "result": made.item,
+                    "folder": f"derived/{event.event_id}/",
+                    "findings": [finding.to_dict() for finding in result.findings],
+                }
+                findings = NewFile(folder="records", name="findings.json", file=objects.add_bytes(dumps(record)))
+                appender.append("found", inputs=[made], outputs=[findings])
+        self.stored = next(each for each in case.results() if each.event.event_id == event.event_id)
+        return self.stored
+
+    def _require_same_request(self, result: ProcessResult) -> None:
+        if result.process != self._process:
+            raise CustodyError("custody.other_process", expected=self._process, found=result.process)
+        for name, value in self._parameters.items():
+            # compared as recorded: a tuple and a list are the same array
+            if name not in result.parameters or dumps(result.parameters[name]) != dumps(value):
+                raise CustodyError("custody.other_parameters", process=self._process, parameter=name)
+        if self._seed is not None and result.seed != self._seed:
+            raise CustodyError("custody.other_parameters", process=self._process, parameter="seed")
+
+    def _product_names(self, result: ProcessResult, raw_result: bytes) -> list[str]:
+        """Names of the products, checked against the folder: nothing more, nothing less, plain files only."""
+        listed = [product.path for product in result.products]
+        if len({fold(name) for name in [*listed, RESULT]}) != len(listed) + 1:
+            raise CustodyError("custody.product_twice", process=self._process)
+        for name in listed:
+            problem = name_problem(name)
+            if problem is not None:
+                raise CustodyError("custody.product_name", name=name, reason=Message(id=problem).render("en"))
+        present = set()
+        for path in sorted(self.out.rglob("*")):
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                raise CustodyError("custody.product_not_a_file", name=path.relative_to(self.out).as_posix())
+            if path.is_file():
+                present.add(path.relative_to(self.out).as_posix())
+        if RESULT in present:
+            if (self.out / RESULT).read_bytes() != raw_result:
+                raise CustodyError("custody.result_differs", process=self._process)
+            present.discard(RESULT)
+        for name in sorted(set(listed) ^ present):
+            raise CustodyError("custody.product_missing" if name in listed else "custody.product_unlisted", name=name)
+        return sorted(listed, key=sort_key)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
