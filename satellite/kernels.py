@@ -1,0 +1,707 @@
+"""Compiled loops of break detection: one pixel's series in, its breaks out. Called by `segment` only.
+
+All kernels are in this one file because numba's disk cache notices a change of the file of a function, not of a
+function it calls elsewhere. No fast-math: the same numbers in give the same numbers out, in any thread.
+Symbols as in docs/methods/satellite.md: e whitened observations (n, B), X design (n, 8), L lower triangle packed by rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from satellite.types import Observed, Status
+
+P = 8
+"""Parameters of a segment: level, three harmonics, slope."""
+PACKED = P * (P + 1) // 2
+MAX_BREAKS = 6
+_CLEAR, _CLOUD, _FAILED = int(Observed.CLEAR), int(Observed.CLOUD), int(Observed.FAILED_READ)
+_NO_CHANGE, _CHANGE, _TOO_FEW = int(Status.NO_CHANGE), int(Status.CHANGE), int(Status.TOO_FEW)
+_S_CLOUD, _S_NOT_OBSERVED, _S_FAILED = int(Status.CLOUD), int(Status.NOT_OBSERVED), int(Status.FAILED_READ)
+
+
+class Rule(NamedTuple):
+    """`segment.BreakConfig` as numbers; band positions are -1 where the cube has no such band."""
+
+    min_observations: int
+    min_span_days: float
+    min_segment: int
+    reference_days: float
+    spike: float
+    noise_floor: float
+    min_gain: float
+    min_score: float
+    min_shift: float
+    block_days: float
+    min_blocks: int
+    decisive: float
+    water_index: float
+    water_margin: float
+    water_run_days: float
+    water_a: int
+    water_b: int
+    index_a: int
+    index_b: int
+
+
+@njit(nogil=True, cache=True)
+def _middle(a, b, c):
+    return max(min(a, b), min(max(a, b), c))
+
+
+@njit(nogil=True, cache=True)
+def _select(a, n, k):
+    """k-th smallest of a[:n] (Hoare 1961); reorders a."""
+    low, high = 0, n - 1
+    while low < high:
+        pivot = a[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while a[i] < pivot:
+                i += 1
+            while a[j] > pivot:
+                j -= 1
+            if i <= j:
+                a[i], a[j] = a[j], a[i]
+                i += 1
+                j -= 1
+        if k <= j:
+            high = j
+        elif k >= i:
+            low = i
+        else:
+            break
+    return a[k]
+
+
+@njit(nogil=True, cache=True)
+def median(a, n):
+    """Median of a[:n]; reorders a; 0 of nothing."""
+    if n == 0:
+        return 0.0
+    k = n // 2
+    upper = _select(a, n, k)
+    if n % 2 == 1:
+        return upper
+    lower = a[0]
+    for i in range(1, k):
+        lower = max(lower, a[i])
+    return 0.5 * (lower + upper)
+
+
+@njit(nogil=True, cache=True)
+def factor(A, ridge, L):
+    """Cholesky factor of A + diag(ridge), packed; returns log det."""
+    log_det = 0.0
+    for i in range(P):
+        ri = i * (i + 1) // 2
+        for j in range(i + 1):
+            rj = j * (j + 1) // 2
+            s = A[ri + j]
+            if i == j:
+                s += ridge[i]
+            for k in range(j):
+                s -= L[ri + k] * L[rj + k]
+            if i == j:
+                L[ri + i] = np.sqrt(s)
+                log_det += np.log(s)
+            else:
+                L[ri + j] = s / L[rj + j]
+    return log_det
+
+
+@njit(nogil=True, cache=True)
+def forward(L, b, bands, z):
+    """z = L^-1 b; returns the sum of squares of z."""
+    total = 0.0
+    for i in range(P):
+        ri = i * (i + 1) // 2
+        for c in range(bands):
+            z[i, c] = b[i, c]
+        for k in range(i):
+            for c in range(bands):
+                z[i, c] -= L[ri + k] * z[k, c]
+        d = 1.0 / L[ri + i]
+        for c in range(bands):
+            z[i, c] *= d
+            total += z[i, c] * z[i, c]
+    return total
+
+
+@njit(nogil=True, cache=True)
+def backward(L, bands, z):
+    """z = L^-T z, in place."""
+    for i in range(P - 1, -1, -1):
+        for k in range(i + 1, P):
+            l_ki = L[k * (k + 1) // 2 + i]
+            for c in range(bands):
+                z[i, c] -= l_ki * z[k, c]
+        d = 1.0 / L[i * (i + 1) // 2 + i]
+        for c in range(bands):
+            z[i, c] *= d
+
+
+@njit(nogil=True, cache=True)
+def robust_fit(y, X, n, bands, ridge, passes, beta, r, w, sd, A, b, L, tmp):
+    """Huber-weighted ridge fit with one weight a date for all bands; leaves beta (P, B), residuals r, scales sd.
+
+    Weight: 1 while the root mean square of r/sd over the bands is below 1.5, then 1.5 over it (Huber 1964).
+    """
+    for i in range(n):
+        w[i] = 1.0
+    for step in range(passes):
+        A[:] = 0.0
+        b[:] = 0.0
+        for i in range(n):
+            position = 0
+            for k in range(P):
+                x = w[i] * X[i, k]
+                for j in range(k + 1):
+                    A[position] += x * X[i, j]
+                    position += 1
+                for c in range(bands):
+                    b[k, c] += x * y[i, c]
+        factor(A, ridge, L)
+        forward(L, b, bands, beta)
+        backward(L, bands, beta)
+        for i in range(n):
+            for c in range(bands):
+                r[i, c] = y[i, c]
+            for k in range(P):
+                x = X[i, k]
+                for c in range(bands):
+                    r[i, c] -= x * beta[k, c]
+        if step < passes - 1:
+            for c in range(bands):
+                for i in range(n):
+                    tmp[i] = abs(r[i, c])
+                sd[c] = max(1.4826 * median(tmp, n), 1e-9)
+            for i in range(n):
+                d = 0.0
+                for c in range(bands):
+                    d += (r[i, c] / sd[c]) ** 2
+                d = np.sqrt(d / bands)
+                w[i] = 1.0 if d < 1.5 else 1.5 / d
+
+
+@njit(nogil=True, cache=True)
+def _keep_one_medium(y, t, n, keep, rule):
+    """Leave out short spells of water on land (or of land on water): water level, not a change. Returns how many are kept."""
+    state = np.zeros(n, np.int8)
+    water = 0
+    for i in range(n):
+        a, b = y[i, rule.water_a], y[i, rule.water_b]
+        q = (a - b) / (a + b) if a + b != 0 else 0.0
+        if q > rule.water_index:
+            state[i] = 2
+            water += 1
+        elif q > rule.water_index - rule.water_margin:
+            state[i] = 1
+    on_water = 2 * water > n
+    spell = np.zeros(n, np.int8)
+    short = 0
+    i = 0
+    while i < n:
+        other = (state[i] == 2) != on_water
+        j = i
+        while j + 1 < n and ((state[j + 1] == 2) != on_water) == other:
+            j += 1
+        if other:
+            if i > 0 and j < n - 1:
+                if t[j + 1] - t[i - 1] <= rule.water_run_days:
+                    short += 1
+                    spell[i : j + 1] = 1
+            elif t[j] - t[i] <= rule.water_run_days:
+                spell[i : j + 1] = 2
+        i = j + 1
+    kept = 0
+    for i in range(n):
+        mixed = short > 0 and not on_water and state[i] == 1
+        if not (spell[i] == 1 or (spell[i] == 2 and short > 0) or mixed):
+            keep[kept] = i
+            kept += 1
+    return kept
+
+
+@njit(nogil=True, cache=True)
+def _drop_spikes(r, n, bands, sd, limit, keep):
+    """Positions that agree with the three dates before or the three after (median per band); returns how many."""
+    kept = 0
+    for i in range(n):
+        before, after = 0.0, 0.0
+        for c in range(bands):
+            if i >= 3:
+                m = _middle(r[i - 1, c], r[i - 2, c], r[i - 3, c])
+            elif i == 2:
+                m = 0.5 * (r[0, c] + r[1, c])
+            else:
+                m = 0.0
+            before += ((r[i, c] - m) / sd[c]) ** 2
+            if i <= n - 4:
+                m = _middle(r[i + 1, c], r[i + 2, c], r[i + 3, c])
+            elif i == n - 3:
+                m = 0.5 * (r[n - 1, c] + r[n - 2, c])
+            else:
+                m = 0.0
+            after += ((r[i, c] - m) / sd[c]) ** 2
+        if i < 2:
+            before = after
+        if i > n - 3:
+            after = before
+        if min(before, after) <= limit * limit * bands:
+            keep[kept] = i
+            kept += 1
+    return kept
+
+
+@njit(nogil=True, cache=True)
+def _noise_factor(r, t, n, keep, bands, sd, floor, S, tmp):
+    """Cholesky factor of the covariance of short-term noise, from differences of neighbouring dates, into S (B, B)."""
+    for a in range(bands):
+        for b in range(a + 1):
+            S[a, b] = 0.0
+    count = 0.0
+    for q in range(1, n):
+        i, j = keep[q], keep[q - 1]
+        if t[i] - t[j] > 60:
+            continue
+        d = 0.0
+        for c in range(bands):
+            tmp[c] = r[i, c] - r[j, c]
+            d += (tmp[c] / sd[c]) ** 2
+        d = np.sqrt(d / bands / 2)
+        weight = 1.0 if d < 1.5 else (1.5 / d) ** 2
+        for a in range(bands):
+            for b in range(a + 1):
+                S[a, b] += weight * tmp[a] * tmp[b]
+        count += 1.0
+    # 0.8: what the weights leave of the variance of a normal difference; 1.1: shrinkage towards the diagonal.
+    scale = 1.0 / (2.0 * max(count, 1.0) * 0.8)
+    for a in range(bands):
+        for b in range(a + 1):
+            S[a, b] *= scale
+        S[a, a] = 1.1 * S[a, a] + floor * floor
+    for a in range(bands):
+        for b in range(a + 1):
+            s = S[a, b]
+            for q in range(b):
+                s -= S[a, q] * S[b, q]
+            if a == b:
+                S[a, a] = np.sqrt(max(s, 1e-12))
+            else:
+                S[a, b] = s / S[b, b]
+
+
+@njit(nogil=True, cache=True)
+def _segment_cost(CA, Cb, Cy, i, j, bands, ridge, log_ridge, A, b, L, z):
+    """-2 log evidence of observations i..j-1 as one harmonic segment with unit noise (constants left out)."""
+    for k in range(PACKED):
+        A[k] = CA[j, k] - CA[i, k]
+    for k in range(P):
+        for c in range(bands):
+            b[k, c] = Cb[j, k, c] - Cb[i, k, c]
+    log_det = factor(A, ridge, L)
+    explained = forward(L, b, bands, z)
+    return Cy[j] - Cy[i] - explained + bands * (log_det - log_ridge)
+
+
+@njit(nogil=True, cache=True)
+def _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, mu, mean_x):
+    """Separation of the two sides of a cut in units of the reference side's own scatter of block means.
+
+    mu: mean residual of the other side against the reference model; the residuals of both sides are projected on it
+    and averaged in blocks of `block_days`, so that neighbouring dates count once. Returns (score, blocks of the other side).
+    """
+    first, last = (cut, high) if reference_first else (low, cut)
+    for c in range(bands):
+        mu[c] = 0.0
+    for i in range(first, last):
+        for c in range(bands):
+            mu[c] += e[i, c]
+        for k in range(P):
+            for c in range(bands):
+                mu[c] -= X[i, k] * beta[k, c]
+    size = 0.0
+    for c in range(bands):
+        mu[c] /= last - first
+        size += mu[c] * mu[c]
+    size = np.sqrt(size)
+    if size <= 0.0:
+        return 0.0, 0
+    for k in range(P):
+        mean_x[k] = 0.0
+        for c in range(bands):
+            mean_x[k] += beta[k, c] * mu[c]
+    other_sum, other_blocks, ref_sum, ref_square, ref_blocks = 0.0, 0, 0.0, 0.0, 0
+    for side in range(2):
+        i, end = (low, cut) if side == 0 else (cut, high)
+        is_reference = (side == 0) == reference_first
+        while i < end:
+            block = int((t[i] - t[low]) // rule.block_days)
+            s, count = 0.0, 0
+            while i < end and int((t[i] - t[low]) // rule.block_days) == block:
+                for c in range(bands):
+                    s += e[i, c] * mu[c]
+                for k in range(P):
+                    s -= X[i, k] * mean_x[k]
+                count += 1
+                i += 1
+            s /= count * size
+            if is_reference:
+                ref_sum += s
+                ref_square += s * s
+                ref_blocks += 1
+            else:
+                other_sum += s
+                other_blocks += 1
+    ref_mean = ref_sum / ref_blocks
+    # The harmonic fit has used up about half of its parameters' freedom along one direction.
+    variance = max(ref_square / ref_blocks - ref_mean * ref_mean, 0.0) * ref_blocks / max(ref_blocks - 4.0, 1.0)
+    variance = max(variance, 0.3)
+    return (other_sum / other_blocks - ref_mean) / np.sqrt(variance * (1.0 / other_blocks + 1.0 / ref_blocks)), other_blocks
+
+
+@njit(nogil=True, cache=True)
+def _judge(e, X, t, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x):
+    """Score of a cut, or -1 where a rule of duration or number is not met. Leaves the reference model in beta."""
+    before, after = t[cut - 1] - t[low], t[high - 1] - t[cut]
+    reference_first = cut - low >= high - cut
+    if max(before, after) < rule.reference_days:
+        return -1.0, reference_first
+    if (before if reference_first else after) < rule.reference_days:
+        reference_first = not reference_first
+    i, j = (low, cut) if reference_first else (cut, high)
+    _segment_cost(CA, Cb, Cy, i, j, bands, ridge, log_ridge, A, b, L, beta)
+    backward(L, bands, beta)
+    score, blocks = _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, mu, mean_x)
+    if blocks < rule.min_blocks:
+        return -1.0, reference_first
+    return score, reference_first
+
+
+@njit(nogil=True, cache=True)
+def _search(CA, Cb, Cy, low, high, bands, ridge, log_ridge, rule, A, b, L, z):
+    """Best cut of low..high-1 into two segments: (position, gain in -2 log evidence), or (-1, 0)."""
+    whole = _segment_cost(CA, Cb, Cy, low, high, bands, ridge, log_ridge, A, b, L, z)
+    log_det = 0.0
+    for k in range(P):
+        log_det += 2.0 * np.log(L[k * (k + 1) // 2 + k])
+    penalty = bands * (log_det - log_ridge)
+    # No cut can gain enough when the whole segment is explained: two parts leave about 0.6 of the noise at least and
+    # pay half as much again for their parameters. Saves the search on most stable pixels.
+    if whole - penalty < 0.6 * (high - low) * bands + 0.5 * penalty + rule.min_gain:
+        return -1, 0.0
+    first, last = low + rule.min_segment, high - rule.min_segment
+    step = max(1, (last - first) // 20)
+    best, position = np.inf, -1
+    cut = first
+    while cut <= last:
+        cost = _segment_cost(CA, Cb, Cy, low, cut, bands, ridge, log_ridge, A, b, L, z)
+        cost += _segment_cost(CA, Cb, Cy, cut, high, bands, ridge, log_ridge, A, b, L, z)
+        if cost < best:
+            best, position = cost, cut
+        cut += step
+    # The cost falls towards the true cut from both sides: halve the step around the best one.
+    while step > 1:
+        step = (step + 1) // 2
+        centre = position
+        for cut in (centre - step, centre + step):
+            if cut < first or cut > last:
+                continue
+            cost = _segment_cost(CA, Cb, Cy, low, cut, bands, ridge, log_ridge, A, b, L, z)
+            cost += _segment_cost(CA, Cb, Cy, cut, high, bands, ridge, log_ridge, A, b, L, z)
+            if cost < best:
+                best, position = cost, cut
+    for cut in range(max(first, position - 2), min(last, position + 2) + 1):
+        cost = _segment_cost(CA, Cb, Cy, low, cut, bands, ridge, log_ridge, A, b, L, z)
+        cost += _segment_cost(CA, Cb, Cy, cut, high, bands, ridge, log_ridge, A, b, L, z)
+        if cost < best:
+            best, position = cost, cut
+    if whole - best < rule.min_gain:
+        return -1, 0.0
+    return position, whole - best
+
+
+@njit(nogil=True, cache=True)
+def _distance(e, X, i, bands, beta):
+    d = 0.0
+    for c in range(bands):
+        v = e[i, c]
+        for k in range(P):
+            v -= X[i, k] * beta[k, c]
+        d += v * v
+    return d
+
+
+@njit(nogil=True, cache=True)
+def _signed_change(e, X, low, cut, high, t, bands, reference_first, beta, S, centre, rule, shift):
+    """Mean of (index seen - index the reference model says) within a year of the cut, signed as after minus before.
+
+    `shift` receives the mean change of each band, in units of the cube.
+    """
+    total, count = 0.0, 0
+    for c in range(bands):
+        shift[c] = 0.0
+    seen, said = np.empty(bands), np.empty(bands)
+    first, last = (cut, high) if reference_first else (low, cut)
+    edge = t[cut] if reference_first else t[cut - 1]
+    for i in range(first, last):
+        if abs(t[i] - edge) > 366.0:
+            continue
+        for c in range(bands):
+            p = 0.0
+            for k in range(P):
+                p += X[i, k] * beta[k, c]
+            said[c] = p
+        # Back from whitened to the cube's units: y = S e + centre, from the last row so that nothing is overwritten early.
+        for a in range(bands - 1, -1, -1):
+            ys, yp = centre[a], centre[a]
+            for c in range(a + 1):
+                ys += S[a, c] * e[i, c]
+                yp += S[a, c] * said[c]
+            seen[a], said[a] = ys, yp
+            shift[a] += ys - yp
+        if rule.index_a >= 0:
+            ps, pp = seen[rule.index_a] + seen[rule.index_b], said[rule.index_a] + said[rule.index_b]
+            if ps != 0.0 and pp != 0.0:
+                total += (seen[rule.index_a] - seen[rule.index_b]) / ps - (said[rule.index_a] - said[rule.index_b]) / pp
+        else:
+            total += seen[0] - said[0]
+        count += 1
+    sign = 1.0 if reference_first else -1.0
+    for c in range(bands):
+        shift[c] *= sign / max(count, 1)
+    return sign * total / max(count, 1)
+
+
+@njit(nogil=True, cache=True)
+def _pixel(y, t, X, n, bands, rule, work, out_days, out_values):
+    """Breaks of one series y (n, B) at days t; returns how many.
+
+    out_days: (k, 3) break date, last clear before, first clear after. out_values: (k, 2) signed change, score.
+    """
+    r, w, sd, A, b, L, z, beta, tmp, keep, S, e, Xs, ts, CA, Cb, Cy, mu, mean_x, ridge, centre, shift = work
+    for c in range(bands):
+        for i in range(n):
+            tmp[i] = y[i, c]
+        centre[c] = median(tmp, n)
+        for i in range(n):
+            y[i, c] -= centre[c]
+    for k in range(P):
+        ridge[k] = 1e-2
+    ridge[P - 1] = 1.0
+    robust_fit(y, X, n, bands, ridge, 3, beta, r, w, sd, A, b, L, tmp)
+    for c in range(bands):
+        count = 0
+        for i in range(1, n):
+            if t[i] - t[i - 1] <= 60:
+                tmp[count] = abs(r[i, c] - r[i - 1, c])
+                count += 1
+        sd[c] = max(1.4826 * median(tmp, count) / np.sqrt(2.0), rule.noise_floor)
+    m = _drop_spikes(r, n, bands, sd, rule.spike, keep)
+    _noise_factor(r, t, m, keep, bands, sd, rule.noise_floor, S, tmp)
+
+    Cy[0] = 0.0
+    for k in range(PACKED):
+        CA[0, k] = 0.0
+    for k in range(P):
+        for c in range(bands):
+            Cb[0, k, c] = 0.0
+    for q in range(m):
+        i = keep[q]
+        ts[q] = t[i]
+        square = 0.0
+        for a in range(bands):
+            s = y[i, a]
+            for c in range(a):
+                s -= S[a, c] * e[q, c]
+            e[q, a] = s / S[a, a]
+            square += e[q, a] * e[q, a]
+        Cy[q + 1] = Cy[q] + square
+        position = 0
+        for k in range(P):
+            x = X[i, k]
+            Xs[q, k] = x
+            for j in range(k + 1):
+                CA[q + 1, position] = CA[q, position] + x * X[i, j]
+                position += 1
+            for c in range(bands):
+                Cb[q + 1, k, c] = Cb[q, k, c] + x * e[q, c]
+    # Prior of a segment in units of the noise: level 15, yearly 8, faster harmonics 4, slope 3 a year.
+    ridge[0] = 1 / 15.0**2
+    ridge[1] = ridge[2] = 1 / 8.0**2
+    ridge[3] = ridge[4] = ridge[5] = ridge[6] = 1 / 4.0**2
+    ridge[7] = 1 / 3.0**2
+    log_ridge = 0.0
+    for k in range(P):
+        log_ridge += np.log(ridge[k])
+
+    # Binary segmentation, then each cut is judged again between its final neighbours.
+    cuts = np.empty(MAX_BREAKS + 2, np.int64)
+    stack = np.empty((2 * MAX_BREAKS + 4, 2), np.int64)
+    stack[0, 0], stack[0, 1] = 0, m
+    waiting, found = 1, 0
+    while waiting > 0 and found < MAX_BREAKS:
+        waiting -= 1
+        low, high = stack[waiting, 0], stack[waiting, 1]
+        if high - low < 3 * rule.min_segment or ts[high - 1] - ts[low] < rule.reference_days:
+            continue
+        cut, _ = _search(CA, Cb, Cy, low, high, bands, ridge, log_ridge, rule, A, b, L, z)
+        if cut < 0:
+            continue
+        score, _ = _judge(e, Xs, ts, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x)
+        if score < rule.min_score:
+            continue
+        cuts[found] = cut
+        found += 1
+        stack[waiting, 0], stack[waiting, 1] = low, cut
+        stack[waiting + 1, 0], stack[waiting + 1, 1] = cut, high
+        waiting += 2
+    if found == 0:
+        return 0
+    ordered = np.sort(cuts[:found])
+    written = 0
+    low = 0
+    for q in range(found):
+        cut = ordered[q]
+        high = ordered[q + 1] if q + 1 < found else m
+        score, first = _judge(e, Xs, ts, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x)
+        if score < rule.min_score:
+            continue
+        change = _signed_change(e, Xs, low, cut, high, ts, bands, first, beta, S, centre, rule, shift)
+        square = 0.0
+        for c in range(bands):
+            square += shift[c] * shift[c]
+        if np.sqrt(square / bands) < rule.min_shift:
+            continue
+        i, j = (cut, high) if first else (low, cut)
+        _segment_cost(CA, Cb, Cy, i, j, bands, ridge, log_ridge, A, b, L, z)
+        backward(L, bands, z)
+        last_old, first_new = cut - 1, cut
+        i = cut - 1
+        while i > low:
+            d_ref, d_other = _distance(e, Xs, i, bands, beta), _distance(e, Xs, i, bands, z)
+            if (d_ref + rule.decisive < d_other) if first else (d_other + rule.decisive < d_ref):
+                last_old = i
+                break
+            i -= 1
+        i = cut
+        while i < high:
+            d_ref, d_other = _distance(e, Xs, i, bands, beta), _distance(e, Xs, i, bands, z)
+            if (d_other + rule.decisive < d_ref) if first else (d_ref + rule.decisive < d_other):
+                first_new = i
+                break
+            i += 1
+        out_days[written, 0] = np.floor(0.5 * (ts[last_old] + ts[first_new]) + 0.5)
+        out_days[written, 1] = ts[last_old]
+        out_days[written, 2] = ts[first_new]
+        out_values[written, 0] = change
+        out_values[written, 1] = score
+        written += 1
+        low = cut
+    return written
+
+
+@njit(nogil=True, cache=True)
+def _undecided(observed, times, row, col, clear):
+    """Status of a pixel that was not seen often enough: the main reason."""
+    cloud, failed = 0, 0
+    for i in range(times):
+        cloud += observed[i, row, col] == _CLOUD
+        failed += observed[i, row, col] == _FAILED
+    missing = times - clear - cloud - failed
+    if failed > 0 and failed >= cloud and failed >= missing:
+        return _S_FAILED
+    if cloud > 0 and cloud >= missing:
+        return _S_CLOUD
+    if missing > 0 and clear == 0:
+        return _S_NOT_OBSERVED
+    return _TOO_FEW
+
+
+@njit(nogil=True, cache=True)
+def detect_rows(values, observed, days, X, rule, row_first, row_last, out_days, out_values, counts, status):
+    """Breaks of the pixels of rows row_first..row_last-1.
+
+    values: (time, band, y, x) float32, used where `observed` (time, y, x) is CLEAR and every band is finite.
+    out_days: (k, 3, y, x) int32; out_values: (k, 2, y, x) float32; counts (y, x) int16; status (y, x) uint8: written.
+    """
+    times, bands, _, cols = values.shape
+    tile = 16
+    block = np.empty((tile, times, bands), np.float32)
+    y, t, Xs = np.empty((times, bands)), np.empty(times), np.empty((times, P))
+    wide = max(times, bands)
+    work = (
+        np.empty((times, bands)),
+        np.empty(times),
+        np.empty(bands),
+        np.empty(PACKED),
+        np.empty((P, bands)),
+        np.empty(PACKED),
+        np.empty((P, bands)),
+        np.empty((P, bands)),
+        np.empty(wide),
+        np.empty(times, np.int64),
+        np.empty((bands, bands)),
+        np.empty((times, bands)),
+        np.empty((times, P)),
+        np.empty(times),
+        np.empty((times + 1, PACKED)),
+        np.empty((times + 1, P, bands)),
+        np.empty(times + 1),
+        np.empty(bands),
+        np.empty(P),
+        np.empty(P),
+        np.empty(bands),
+        np.empty(bands),
+    )
+    keep = np.empty(times, np.int64)
+    pixel_days, pixel_values = np.empty((MAX_BREAKS, 3)), np.empty((MAX_BREAKS, 2))
+    for row in range(row_first, row_last):
+        for start in range(0, cols, tile):
+            width = min(tile, cols - start)
+            for i in range(times):
+                for c in range(bands):
+                    for k in range(width):
+                        block[k, i, c] = values[i, c, row, start + k]
+            for k in range(width):
+                col = start + k
+                n = 0
+                for i in range(times):
+                    good = observed[i, row, col] == _CLEAR
+                    for c in range(bands):
+                        good = good and np.isfinite(block[k, i, c])
+                    if good:
+                        for c in range(bands):
+                            y[n, c] = block[k, i, c]
+                        t[n] = days[i]
+                        for q in range(P):
+                            Xs[n, q] = X[i, q]
+                        n += 1
+                counts[row, col] = n
+                if n < rule.min_observations or t[n - 1] - t[0] < rule.min_span_days:
+                    status[row, col] = _undecided(observed, times, row, col, n)
+                    continue
+                if rule.water_a >= 0:
+                    m = _keep_one_medium(y, t, n, keep, rule)
+                    if m < rule.min_observations or t[keep[m - 1]] - t[keep[0]] < rule.min_span_days:
+                        status[row, col] = _TOO_FEW
+                        continue
+                    for q in range(m):
+                        i = keep[q]
+                        t[q] = t[i]
+                        for c in range(bands):
+                            y[q, c] = y[i, c]
+                        for c in range(P):
+                            Xs[q, c] = Xs[i, c]
+                    n = m
+                found = _pixel(y, t, Xs, n, bands, rule, work, pixel_days, pixel_values)
+                status[row, col] = _CHANGE if found > 0 else _NO_CHANGE
+                for q in range(found):
+                    for c in range(3):
+                        out_days[q, c, row, col] = np.int32(pixel_days[q, c])
+                    for c in range(2):
+                        out_values[q, c, row, col] = pixel_values[q, c]

@@ -1,0 +1,212 @@
+"""Retrospective detection of dated, lasting changes in every pixel of a cube, all bands together.
+
+Per pixel: short water spells and single spikes are left out, the bands are whitened by their short-term noise, the
+series is cut where two seasonal models explain it better than one (evidence with proper priors, binary segmentation),
+and a cut counts only when the new state lies further from the old one's model than the old state's own scatter of
+monthly means allows (`BreakConfig.false_alarm_rate`). Each break carries the last clear observation that decisively
+fits the old state and the first that fits the new one. Pixels are independent: tiling and threads change nothing.
+It does not name causes and never calls an unobserved pixel unchanged. Equations: docs/methods/satellite.md.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from geoevidence.errors import ConfigError, CoverageError, HistoryTooShortError
+from geoevidence.raster import Grid
+from geoevidence.types import Progress, no_progress
+from satellite.harmonics import design_matrix
+from satellite.indices import band_roles
+from satellite.kernels import MAX_BREAKS, Rule, detect_rows
+from satellite.types import NODATE, BreakMap, Cube, Observed, Status
+
+# Score above which a stable pixel of the simulated test sites shows a break this often a year (docs/methods/satellite.md).
+_RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+_SCORES = (5.0, 6.5, 8.0, 9.5, 11.5, 14.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakConfig:
+    """How breaks are found. Defaults were set on simulated sites (docs/methods/satellite.md).
+
+    false_alarm_rate: false breaks per stable pixel and year that are accepted, 0.0001 to 0.03; smaller misses more partial changes.
+    min_observations: clear observations of a pixel below which nothing is decided.
+    min_history_days: length of the whole period below which no seasonal model is made, d.
+    min_segment: clear observations that a state must have to count; more delays fresh changes.
+    reference_days: shortest time, d, that the longer of the two states must have been seen.
+    min_gain: least gain in -2 log evidence (natural units); guards against season-shaped misfits.
+    min_shift: least change, root mean square over bands, in units of the cube (reflectance or index).
+    block_days: length of the means that count as one independent look, d; longer is stricter with slow anomalies.
+    min_blocks: independent looks that the shorter state must have.
+    spike: distance in noise units, root mean square over bands, from both neighbours beyond which one date is left out.
+    noise_floor: smallest noise assumed, in units of the cube.
+    decisive: difference in squared distance (noise units) that makes one observation decide between old and new state.
+    water_index: (M)NDWI above which an observation counts as water. water_margin: below it by this much counts as partly flooded.
+    water_run_days: a water spell on land (or the reverse) up to this long is water level, not a change, d.
+    """
+
+    false_alarm_rate: float = 0.001
+    min_observations: int = 18
+    min_history_days: int = 730
+    min_segment: int = 5
+    reference_days: int = 330
+    min_gain: float = 20.0
+    min_shift: float = 0.01
+    block_days: int = 30
+    min_blocks: int = 2
+    spike: float = 4.0
+    noise_floor: float = 0.001
+    decisive: float = 6.0
+    water_index: float = 0.0
+    water_margin: float = 0.2
+    water_run_days: int = 250
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "false_alarm_rate": (_RATES[-1], _RATES[0]),
+            "min_observations": (10, 10_000),
+            "min_history_days": (365, 36_500),
+            "min_segment": (2, 1000),
+            "reference_days": (180, 36_500),
+            "min_gain": (0, 1e6),
+            "min_shift": (0, 1e6),
+            "block_days": (1, 365),
+            "min_blocks": (1, 100),
+            "spike": (1, 1e6),
+            "noise_floor": (1e-9, 1e6),
+            "decisive": (0, 1e6),
+            "water_index": (-1, 1),
+            "water_margin": (0, 1),
+            "water_run_days": (0, 3650),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError("satellite.setting_out_of_range", name=name, value=value, low=low, high=high)
+
+    @property
+    def min_score(self) -> float:
+        """The score that `false_alarm_rate` asks for (interpolated in the logarithm of the rate)."""
+        return float(np.interp(np.log(self.false_alarm_rate), np.log(_RATES[::-1]), _SCORES[::-1]))
+
+
+def _rule(config: BreakConfig, bands: tuple[str, ...]) -> tuple[Rule, str]:
+    roles = band_roles(bands)
+    green, wet = roles.get("green", -1), roles.get("swir1", roles.get("nir", -1))
+    has_water = green >= 0 and wet >= 0
+    has_ndvi = "nir" in roles and "red" in roles
+    rule = Rule(
+        min_observations=config.min_observations,
+        min_span_days=0.8 * config.min_history_days,
+        min_segment=config.min_segment,
+        reference_days=float(config.reference_days),
+        spike=config.spike,
+        noise_floor=config.noise_floor,
+        min_gain=config.min_gain,
+        min_score=config.min_score,
+        min_shift=config.min_shift,
+        block_days=float(config.block_days),
+        min_blocks=config.min_blocks,
+        decisive=config.decisive,
+        water_index=config.water_index,
+        water_margin=config.water_margin,
+        water_run_days=float(config.water_run_days),
+        water_a=green if has_water else -1,
+        water_b=wet if has_water else -1,
+        index_a=roles["nir"] if has_ndvi else -1,
+        index_b=roles["red"] if has_ndvi else -1,
+    )
+    return rule, "NDVI" if has_ndvi else bands[0]
+
+
+def _cube_of(array: xr.DataArray, grid: Grid | None) -> tuple[NDArray, NDArray, NDArray, tuple[str, ...], Grid | None]:
+    if set(array.dims) != {"time", "band", "y", "x"}:
+        raise ValueError(f"a cube has the dimensions time, band, y and x, not {array.dims}")
+    array = array.transpose("time", "band", "y", "x")
+    if "time" not in array.coords or "band" not in array.coords:
+        raise ValueError("a cube names its times and bands")
+    days = array["time"].values.astype("datetime64[D]").astype(np.int32)
+    bands = tuple(str(name) for name in array["band"].values)
+    order = np.argsort(days, kind="stable")
+    if (np.diff(days[order]) <= 0).any():
+        raise ValueError("the dates of a cube are unique; merge scenes of one day first")
+    values = np.ascontiguousarray(array.values[order] if (np.diff(days) < 0).any() else array.values, dtype=np.float32)
+    observed = np.where(np.isfinite(values).all(axis=1), np.uint8(Observed.CLEAR), np.uint8(Observed.NOT_OBSERVED))
+    return values, observed, days[order], bands, grid
+
+
+def detect_breaks(
+    cube: Cube | xr.DataArray,
+    config: BreakConfig | None = None,
+    *,
+    grid: Grid | None = None,
+    threads: int = 2,
+    progress: Progress = no_progress,
+) -> BreakMap:
+    """Dated changes of every pixel.
+
+    Args:
+        cube: a `Cube`; or an array (time, band, y, x) with coordinates time and band, NaN = not observed, in any order
+            of time and bands, in reflectance or index units.
+        config: the decision rule; None = defaults.
+        grid: of an array (a `Cube` has its own); kept in the result.
+        threads: at most this many at once; the result does not depend on it.
+        progress: told the fraction of rows done.
+
+    Returns:
+        BreakMap with as many break layers as the pixel with most breaks has, at least one.
+
+    Raises:
+        HistoryTooShortError: the period is shorter than `min_history_days`.
+        CoverageError: no pixel has a single clear observation.
+    """
+    config = config or BreakConfig()
+    if isinstance(cube, Cube):
+        values, observed, days, bands, grid = cube.values, cube.observed, cube.days, cube.bands, cube.grid
+    else:
+        values, observed, days, bands, grid = _cube_of(cube, grid)
+    # Bands in the order of their names: rounding must not depend on the order they came in.
+    order = sorted(range(len(bands)), key=lambda k: bands[k])
+    if order != list(range(len(bands))):
+        values, bands = np.ascontiguousarray(values[:, order]), tuple(bands[k] for k in order)
+    span = int(days[-1] - days[0]) if len(days) else 0
+    if span < config.min_history_days:
+        raise HistoryTooShortError("satellite.history_too_short", days=span, needed=config.min_history_days, scenes=len(days))
+    if not (observed == Observed.CLEAR).any():
+        raise CoverageError("satellite.nothing_clear", scenes=len(days))
+    rule, magnitude_of = _rule(config, bands)
+    X = design_matrix(days, centre=0.5 * (int(days[0]) + int(days[-1])))
+    rows, cols = values.shape[2:]
+    out_days = np.full((MAX_BREAKS, 3, rows, cols), NODATE, np.int32)
+    out_values = np.full((MAX_BREAKS, 2, rows, cols), np.nan, np.float32)
+    counts = np.zeros((rows, cols), np.int16)
+    status = np.full((rows, cols), np.uint8(Status.NOT_OBSERVED))
+    chunk = max(1, min(64, 4096 // max(cols, 1)))
+    starts = range(0, rows, chunk)
+
+    def work(start: int) -> None:
+        stop = min(start + chunk, rows)
+        detect_rows(values, observed, days, X, rule, start, stop, out_days, out_values, counts, status)
+
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        for done, _ in enumerate(pool.map(work, starts), start=1):
+            progress("satellite.stage_breaks", done / len(starts))
+    used = max(1, int((out_days[:, 0] != NODATE).any(axis=(1, 2)).sum()))
+    return BreakMap(
+        grid=grid,
+        first_day=int(days[0]),
+        last_day=int(days[-1]),
+        break_date=out_days[:used, 0].copy(),
+        last_clear_before=out_days[:used, 1].copy(),
+        first_clear_after=out_days[:used, 2].copy(),
+        magnitude=out_values[:used, 0].copy(),
+        magnitude_of=magnitude_of,
+        score=out_values[:used, 1].copy(),
+        observations=counts,
+        status=status,
+    )

@@ -1,0 +1,170 @@
+"""Currency types of the satellite engine. No I/O here.
+
+Dates inside arrays are int32 days since 1970-01-01 (UTC); `NODATE` marks that there is none.
+Axis order of cubes is (time, band, y, x), y from north to south as the grid says.
+What was not seen is never a number: every observation has an `Observed` code and every pixel a `Status`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoevidence.raster import Grid
+from geoevidence.types import Message, Quantity
+
+NODATE = -2147483648
+"""int32 value of a date raster where there is no date."""
+
+
+class Observed(IntEnum):
+    """What one scene says about one pixel."""
+
+    CLEAR = 0
+    CLOUD = 1
+    """Seen, but the quality band does not call it clear (cloud, shadow, snow ...)."""
+    NOT_OBSERVED = 2
+    """The scene holds no value here (edge of the swath, nodata)."""
+    FAILED_READ = 3
+    """The scene should hold a value here, but its bytes cannot be read."""
+
+
+class Status(IntEnum):
+    """What can be said about one pixel over the whole period."""
+
+    OUTSIDE = 0
+    """Not part of the area asked for."""
+    NO_CHANGE = 1
+    """Observed often enough; no change found."""
+    CHANGE = 2
+    """Observed often enough; at least one change found."""
+    TOO_FEW = 3
+    """Seen clear, but not often or not long enough to decide."""
+    CLOUD = 4
+    """Not decided, and cloud is the main reason."""
+    NOT_OBSERVED = 5
+    """Not decided, and missing coverage is the main reason."""
+    FAILED_READ = 6
+    """Not decided, and scenes that cannot be read are the main reason."""
+
+
+SceneStatus = Literal["read", "damaged", "other_grid", "missing_band", "no_date"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One acquisition as delivered.
+
+    name: file name, with `#index` where one file holds many dates. path: the file. sha256: lower-case hex of the file.
+    acquired: date in UTC, or None when neither name nor tag says. sensor: as declared.
+    status: whether it can be used; `reason` says why not. index: position in a file of many dates, else 0.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    acquired: date | None
+    sensor: str
+    status: SceneStatus
+    reason: Message | None = None
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cube:
+    """Observations of one block on one grid.
+
+    values: (time, band, y, x) float32, NaN wherever `observed` is not CLEAR. observed: (time, y, x) uint8 `Observed`.
+    days: (time,) int32, strictly increasing. bands: names in order. grid: of the block.
+    failed: scene name -> why its bytes could not be read here.
+    """
+
+    values: NDArray[np.float32]
+    observed: NDArray[np.uint8]
+    days: NDArray[np.int32]
+    bands: tuple[str, ...]
+    grid: Grid
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        times, bands, rows, cols = self.values.shape
+        if self.observed.shape != (times, rows, cols) or self.days.shape != (times,) or len(self.bands) != bands:
+            raise ValueError(f"values {self.values.shape}, observed {self.observed.shape} and bands {self.bands} do not fit")
+        if (rows, cols) != self.grid.shape:
+            raise ValueError(f"values {(rows, cols)} do not fit the grid {self.grid.shape}")
+        if times > 1 and not bool((np.diff(self.days) > 0).all()):
+            raise ValueError("the days of a cube increase strictly")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BreakMap:
+    """Dated structural changes per pixel; k counts breaks of a pixel in order of time.
+
+    grid: or None when the input array named none. first_day, last_day: of the observations.
+    break_date: (k, y, x) int32 days, middle of the interval, NODATE = no break.
+    last_clear_before: (k, y, x) int32 days, last clear observation that still fits the old state.
+    first_clear_after: (k, y, x) int32 days, first clear observation that fits the new one.
+    magnitude: (k, y, x) float32, signed change of `magnitude_of` (an index or a band), NaN = no break.
+    score: (k, y, x) float32, standardised size of the change over all bands (1), NaN = no break.
+    observations: (y, x) int16 clear observations. status: (y, x) uint8 `Status`.
+    """
+
+    grid: Grid | None
+    first_day: int
+    last_day: int
+    break_date: NDArray[np.int32]
+    last_clear_before: NDArray[np.int32]
+    first_clear_after: NDArray[np.int32]
+    magnitude: NDArray[np.float32]
+    magnitude_of: str
+    score: NDArray[np.float32]
+    observations: NDArray[np.int16]
+    status: NDArray[np.uint8]
+
+    def strongest(self) -> NDArray[np.int32]:
+        """(y, x) int32: date of the break with the largest score, NODATE = no break."""
+        best = np.argmax(np.where(np.isnan(self.score), -1.0, self.score), axis=0)
+        return np.take_along_axis(self.break_date, best[None], axis=0)[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexChange:
+    """Median of an index inside a polygon before and after (1), with standard errors."""
+
+    name: str
+    before: Quantity
+    after: Quantity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeEvent:
+    """Pixels that changed together.
+
+    polygon: GeoJSON geometry in the grid's CRS, along pixel edges. pixels: (row, col) of its pixels, sorted.
+    last_clear_before, first_clear_after: evidence interval (see `events.map_events`). break_date: estimate in it.
+    area: on the ellipsoid, m2. magnitude: median over pixels. score: median over pixels.
+    clear_before, clear_after: number of dates with clear pixels of the polygon before and after the interval.
+    longest_gap_days: longest time without a clear view of the polygon. indices: from -> to, plain facts.
+    """
+
+    id: str
+    polygon: Mapping[str, Any]
+    pixels: tuple[tuple[int, int], ...]
+    last_clear_before: date
+    first_clear_after: date
+    break_date: date
+    area: Quantity
+    magnitude: float
+    magnitude_of: str
+    score: float
+    clear_before: int
+    clear_after: int
+    longest_gap_days: int
+    indices: tuple[IndexChange, ...]
