@@ -245,16 +245,24 @@ def make_venv():
     run([sys.executable, "-m", "venv", "--clear", VENV])
 
 
-def uv_environment():
-    """The environment for uv. uv does not read pip's settings, so the mirror and certificate set there are handed on."""
-    env = child_environment(os.environ)
-    settings = output([tool("python"), "-m", "pip", "config", "list"]) or ""
-    found = dict(re.findall(r"^(?:global|install|:env:)\.(index-url|cert)='(.*)'$", settings, re.M))
+def uv_environment(environment, pip_settings):
+    """The environment for uv: `environment` with the mirror and certificate of `pip config list`, which uv does not read.
+
+    What is set for uv itself wins.
+    """
+    env = child_environment(environment)
+    found = dict(re.findall(r"^(?:global|install|:env:)\.(index-url|cert)='(.*)'\s*$", pip_settings, re.M))
     if "index-url" in found and not any(name in env for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_CONFIG_FILE")):
         env["UV_DEFAULT_INDEX"] = found["index-url"]
     if "cert" in found:
         env.setdefault("SSL_CERT_FILE", found["cert"])
     return env
+
+
+def uv(*words):
+    """Run uv on `.venv` as this machine is configured."""
+    settings = output([tool("python"), "-m", "pip", "config", "list"]) or ""
+    run([tool("uv"), "pip"] + list(words), env=uv_environment(os.environ, settings))
 
 
 def setup_python(bare):
@@ -278,11 +286,9 @@ def setup_python(bare):
             "requirements-uv.lock",
         ]
     )
-    env = uv_environment()
-    target = ["--python", tool("python"), "-q"]
     say("installing {} packages (digests checked)".format(len(re.findall(r"^\w", lock.read_text(encoding="utf-8"), re.M))))
-    run([tool("uv"), "pip", "sync"] + target + ["--require-hashes", lock.name], env=env)
-    run([tool("uv"), "pip", "install"] + target + ["--no-deps", "--no-build-isolation", "-e", "."], env=env)
+    uv("sync", "-q", "--python", tool("python"), "--require-hashes", lock.name)
+    uv("install", "-q", "--python", tool("python"), "--no-deps", "--no-build-isolation", "-e", ".")
     write_stamp(python=wanted, kind="bare" if bare else "full", native=None)
 
 
@@ -372,7 +378,6 @@ def environment_yml(lock):
 
 def lock():
     """Make the locks again from pyproject.toml, package.json and the uv pin; versions already locked are kept."""
-    env = uv_environment()
     options = [
         "--universal",
         "--python-version",
@@ -384,9 +389,8 @@ def lock():
         "-q",
     ]
     options += ["--no-emit-package", "geoevidence"]
-    run([tool("uv"), "pip", "compile"] + options + ["requirements.in", "-o", "requirements.lock"], env=env)
-    bare = ["requirements-bare.in", "-c", "requirements.lock", "-o", "requirements-bare.lock"]
-    run([tool("uv"), "pip", "compile"] + options + bare, env=env)
+    uv("compile", *options, "requirements.in", "-o", "requirements.lock")
+    uv("compile", *options, "requirements-bare.in", "-c", "requirements.lock", "-o", "requirements-bare.lock")
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     (ROOT / "environment.yml").write_text(environment_yml(text), encoding="utf-8", newline="\n")
     npm_env = dict(child_environment(os.environ), PATH=str(tool("node").parent) + os.pathsep + os.environ.get("PATH", ""))
