@@ -342,7 +342,9 @@ class Case:
             raise ValueError(f"kind is one of {sorted(_INGEST_TOOLS)}, not {kind!r}")
         source = Path(source).absolute()
         inside, place = self._workspace.path.resolve(), source.resolve()
-        if place == inside or place in inside.parents or inside in place.parents:
+        # `uploads/` is where the upload page puts what has arrived and is not yet in custody
+        own = inside in place.parents and inside / "uploads" not in place.parents
+        if place == inside or place in inside.parents or own:
             raise InputError("custody.source_is_workspace", path=source)
         progress("custody.stage.scan", 0.0)
         scan = scan_source(source)
