@@ -1,4 +1,4 @@
-"""Our two browser components, mounted from Python: the map of a case and the resumable upload.
+"""Our browser components, mounted from Python: the map of a case, a before/after picture, the resumable upload.
 
 Their bundles are built by set-up into `<name>/dist` and come from our own route `/assets`, so that neither the
 name of the installed distribution nor a network decides whether they load. What goes in is plain JSON.
@@ -42,7 +42,7 @@ def case_map(
     key: str, *, findings: Mapping[str, Any], labels: list[Mapping[str, Any]], rasters: list[Mapping[str, Any]], bounds: list[float] | None,
     selected: str | None, banner: str,
 ) -> str | None:
-    """Show the map; returns the key of the finding that was clicked last, or None.
+    """Show the map; returns the key of the finding that was just clicked, or None.
 
     findings: GeoJSON FeatureCollection in EPSG:4326; each feature has `properties.key`.
     labels: {key, label, title, at: [lon, lat]}, one pin each.
@@ -53,8 +53,14 @@ def case_map(
     shown = {"findings": findings, "labels": labels, "rasters": rasters, "bounds": bounds, "banner": banner}
     digest = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:16]
     data = {**shown, "key": digest, "selected": selected, "css": _built("map", ".css")}
-    result = _component("map")(key=key, data=data, height=564, on_selected_change=lambda: None)
-    return result.selected if isinstance(result.selected, str) else None
+    result = _component("map")(key=key, data=data, height=564, on_clicked_change=lambda: None)
+    return result.clicked if isinstance(result.clicked, str) else None
+
+
+def compare(key: str, *, before: Mapping[str, str], after: Mapping[str, str], texts: Mapping[str, str]) -> None:
+    """Show two pictures of one place with a bar that wipes between them. before, after: {source (address), title}."""
+    data = {"key": f"{before['source']} {after['source']}", "before": before, "after": after, **texts, "css": _built("compare", ".css")}
+    _component("compare")(key=key, data=data)
 
 
 def upload_form(key: str, *, case: str, texts: Mapping[str, str], on_finished: Callable[[], None]) -> None:

@@ -100,4 +100,11 @@ def report_case(case: Case, *, lang: Lang = "zh") -> EvidenceItem:
     document = build_document(case, lang=lang)
     with tempfile.TemporaryDirectory() as scratch:
         pdf = render_pdf(document, Path(scratch) / f"report-{lang}.pdf")
-        return case.attach_report(pdf, lang=lang, inputs=case.items(role="record"))
+        return case.attach_report(pdf, lang=lang, inputs=_rests_on(case))
+
+
+def _rests_on(case: Case) -> tuple[EvidenceItem, ...]:
+    """The newest case sheet and every findings record: what a report of the case as it stands rests on."""
+    records = case.items(role="record")
+    sheets = [item for item in records if item.path.endswith("/case.json")]
+    return (*sheets[-1:], *(item for item in records if item.path.endswith("/findings.json")))

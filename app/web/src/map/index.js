@@ -1,6 +1,6 @@
 // The map of a case: raster layers from this server's own tile route, findings as polygons, a scale bar.
 // No base map, no glyphs, no sprites: nothing is fetched from another host.
-// State given back to Python: `selected`, the key of the finding that was clicked.
+// Trigger given back to Python: `clicked`, the key of the finding that was clicked.
 import { Map as MapLibre, Marker, NavigationControl, LngLatBounds, ScaleControl, setWorkerUrl } from "maplibre-gl";
 import "maplibre-gl/dist/maplibre-gl.css";
 import "./map.css";
@@ -112,10 +112,10 @@ function select(view, selected) {
   }
 }
 
-export default function ({ parentElement, data, setStateValue }) {
+export default function ({ parentElement, data, setTriggerValue }) {
   let view = views.get(parentElement);
   if (!view) views.set(parentElement, (view = open(parentElement, data)));
-  view.send = (key) => { select(view, key); setStateValue("selected", key); };
+  view.send = (key) => { select(view, key); setTriggerValue("clicked", key); };
   view.ready.then(() => {
     if (view.key !== data.key) {
       view.key = data.key; // what is drawn is named by Python: the same key draws nothing again

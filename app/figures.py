@@ -1,0 +1,156 @@
+"""What the screens draw, as plain values: findings on the map, raster layers, pictures of a finding. Knows no Streamlit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geoevidence.errors import GeoEvidenceError
+from geoevidence.messages import render
+from geoevidence.types import EvidenceItem, Finding, Lang
+
+if TYPE_CHECKING:
+    from app.tiles import TileSource
+    from geoevidence.custody import Case, StoredResult
+
+# Raster kinds the map offers, bottom first; the first orthomosaic and the picture-like ones are switched on.
+RASTER_KINDS = ("dsm", "dsm_uncertainty", "magnitude", "break_date", "observations", "status", "orthomosaic")
+SHOWN_AT_FIRST = ("orthomosaic", "magnitude")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingFile:
+    """A product of one finding: kind as in docs/formats/result.md, title in the reader's language."""
+
+    kind: str
+    title: str
+    item: EvidenceItem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownFinding:
+    """A finding as a screen shows it. key: unique in the case; number: 1, 2, ...; geometry: EPSG:4326 or None."""
+
+    key: str
+    number: int
+    title: str
+    stored: StoredResult
+    finding: Finding
+    geometry: Mapping[str, Any] | None
+    files: tuple[FindingFile, ...]
+
+    def pictures(self, kind: str) -> tuple[FindingFile, ...]:
+        return tuple(file for file in self.files if file.kind == kind and file.item.media_type in ("image/png", "image/jpeg"))
+
+    def picture(self, kind: str) -> FindingFile | None:
+        return next(iter(self.pictures(kind)), None)
+
+
+def shown_findings(case: Case, lang: Lang) -> tuple[ShownFinding, ...]:
+    """Every stated finding of a case, in log order."""
+    shown = []
+    for number, (stored, finding) in enumerate(case.findings(), start=1):
+        products = {product.path: product for product in stored.result.products}
+        files = tuple(
+            FindingFile(kind=products[path].kind, title=products[path].title.render(lang), item=stored.files[path])
+            for path in finding.products
+            if path in products
+        )
+        shown.append(
+            ShownFinding(
+                key=f"{stored.event.event_id}/{finding.id}",
+                number=number,
+                title=finding.message.render(lang),
+                stored=stored,
+                finding=finding,
+                geometry=_geographic(finding),
+                files=files,
+            )
+        )
+    return tuple(shown)
+
+
+def _geographic(finding: Finding) -> Mapping[str, Any] | None:
+    if finding.geometry is None or finding.crs is None:
+        return None
+    from geoevidence import crs
+
+    return crs.transform_geometry(finding.geometry, crs.parse_crs(finding.crs), crs.parse_crs("EPSG:4326"))
+
+
+def when(stored: StoredResult, finding: Finding, lang: Lang) -> str:
+    """When it happened or was seen, in the words of the report."""
+    if finding.period is None:
+        return render("report.finding.no_period", {}, lang)
+    start, end = (day.isoformat() for day in finding.period)
+    if start == end:
+        return render("report.finding.one_day", {"day": start}, lang)
+    kind = "interval" if stored.result.process.startswith("satellite.") else "span"
+    return render(f"report.finding.{kind}", {"start": start, "end": end}, lang)
+
+
+def feature_collection(shown: Iterable[ShownFinding]) -> dict[str, Any]:
+    """GeoJSON (EPSG:4326) of the findings that have a place."""
+    features = [
+        {"type": "Feature", "properties": {"key": entry.key}, "geometry": entry.geometry} for entry in shown if entry.geometry is not None
+    ]
+    return {"type": "FeatureCollection", "features": features}
+
+
+def labels(shown: Iterable[ShownFinding]) -> list[dict[str, Any]]:
+    """One pin a finding, at a point inside its outline."""
+    from shapely.geometry import shape
+
+    pins = []
+    for entry in shown:
+        if entry.geometry is not None:
+            point = shape(entry.geometry).representative_point()
+            pins.append({"key": entry.key, "label": str(entry.number), "title": entry.title, "at": [point.x, point.y]})
+    return pins
+
+
+@lru_cache(maxsize=256)
+def _tile_source(path: Path) -> TileSource:
+    from app.tiles import TileSource
+
+    return TileSource.open(path)
+
+
+def raster_layers(case: Case, lang: Lang) -> list[dict[str, Any]]:
+    """Raster products of a case as layers of the map, bottom first; one that has no place on Earth is left out."""
+    found: list[tuple[int, dict[str, Any]]] = []
+    for stored in case.results():
+        for product in stored.result.products:
+            if product.kind not in RASTER_KINDS:
+                continue
+            item = stored.files[product.path]
+            try:
+                source = _tile_source(case.path_of(item))
+            except GeoEvidenceError:
+                continue  # a local grid (no position on Earth) cannot be laid on a map; it stays in the list of files
+            layer = {
+                "id": item.id,
+                "title": product.title.render(lang),
+                "tiles": f"/tiles/{case.id}/{item.id}/{{z}}/{{x}}/{{y}}.png",
+                "bounds": list(source.bounds),
+                "minzoom": source.minzoom,
+                "maxzoom": source.maxzoom,
+                "visible": product.kind in SHOWN_AT_FIRST,
+            }
+            found.append((RASTER_KINDS.index(product.kind), layer))
+    return [layer for _, layer in sorted(found, key=lambda pair: (pair[0], pair[1]["id"]))]
+
+
+def bounds(shown: Sequence[ShownFinding], layers: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """[west, south, east, north] of all findings, or of the layers when no finding has a place; None when nothing has."""
+    from shapely.geometry import shape
+
+    boxes = [shape(entry.geometry).bounds for entry in shown if entry.geometry is not None] or [tuple(layer["bounds"]) for layer in layers]
+    if not boxes:
+        return None
+    west, south, east, north = (pick(box[index] for box in boxes) for index, pick in enumerate((min, min, max, max)))
+    margin = max(east - west, north - south, 1e-5) * 0.15
+    return [west - margin, south - margin, east + margin, north + margin]
