@@ -42,7 +42,8 @@ def default_language() -> str:
     """`en` where the locale names a language other than Chinese, else `zh`."""
     named = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), None)
     if named is None:
-        named = locale.getlocale()[0] or ""
+        # the raw name: `getlocale` calls the C locale en_US
+        named = locale.setlocale(locale.LC_CTYPE)
     known = named.lower() not in ("", "c", "posix") and not named.lower().startswith(("c.", "zh", "chinese"))
     return "en" if known else "zh"
 

@@ -162,7 +162,8 @@ class _Zip(Container):
         self._check_entries(named, offset)
 
     def _parse_directory(self, directory: bytes, count: int) -> list[tuple[Entry, bytes]]:
-        named, position = [], 0
+        named: list[tuple[Entry, bytes]] = []
+        position = 0
         while position < len(directory):
             head = CENTRAL.unpack_from(directory, position)
             name_size, extra_size, comment_size = head[10], head[11], head[12]

@@ -30,7 +30,7 @@ _BASE = (4 * pow(5, _P - 2, _P) % _P).to_bytes(32, "little")
 class _Point:
     """Arithmetic on extended homogeneous coordinates (X, Y, Z, T), x = X/Z, y = Y/Z, xy = T/Z."""
 
-    NEUTRAL = (0, 1, 1, 0)
+    NEUTRAL: tuple[int, ...] = (0, 1, 1, 0)
 
     @staticmethod
     def add(p: tuple[int, ...], q: tuple[int, ...]) -> tuple[int, ...]:
