@@ -125,7 +125,7 @@ class SqliteLogStore:
             return {
                 model.__tablename__: tuple(
                     tuple(row)
-                    for row in connection.execute(select(model.__table__).order_by(*model.__table__.primary_key.columns))
+                    for row in connection.execute(select(model.__table__).order_by(*model.__mapper__.primary_key))
                 )
                 for model in READ_MODELS
             }

@@ -243,6 +243,10 @@ class Case:
             raise DigestMismatchError("custody.object_missing", path=path, expected=item.sha256)
         return path
 
+    def read_object(self, sha256: str) -> bytes:
+        """A small stored file whole, compared with its digest. Raises DigestMismatchError."""
+        return self._objects.read_bytes(sha256)
+
     def check_item(self, item: EvidenceItem) -> None:
         """Read an item again and compare. Raises DigestMismatchError."""
         self._objects.check(item.sha256)
@@ -268,6 +272,10 @@ class Case:
     def log_status(self) -> LogStatus:
         """Whether the log still extends everything known of it outside."""
         return self._log.status()
+
+    def require_consistent_log(self) -> None:
+        """Raises LogInconsistentError unless the log extends everything known of it outside."""
+        self._log.require_consistent()
 
     def _sheet(self) -> tuple[FileRef, CaseSheet]:
         newest = [event for event in self.events() if event.type in ("commissioned", "corrected")][-1].outputs[0]

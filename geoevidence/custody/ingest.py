@@ -68,9 +68,9 @@ def scan_source(source: Path) -> Scan:
     files: list[SourceFile] = []
     for raw_name, path in sorted(found):
         name = unicodedata.normalize("NFC", raw_name)
-        reason = name_problem(name)
-        if reason is not None:
-            skipped[shown(raw_name)] = Message(id=reason)
+        problem = name_problem(name)
+        if problem is not None:
+            skipped[shown(raw_name)] = Message(id=problem)
         else:
             files.append(SourceFile(path=path, name=name, size=path.lstat().st_size))
     return Scan(files=_without_collisions(files, skipped), skipped=dict(sorted(skipped.items())))

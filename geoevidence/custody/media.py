@@ -135,7 +135,8 @@ def _exif(tiff: _Tiff, main: dict[int, _Field]) -> datetime | None:
     if time is None or offset is None:
         return None
     minutes = (int(offset[2]) * 60 + int(offset[3])) * (-1 if offset[1] == "-" else 1)
-    return datetime(*map(int, time.groups()), tzinfo=timezone(timedelta(minutes=minutes))).astimezone(UTC)
+    year, month, day, hour, minute, second = map(int, time.groups())
+    return datetime(year, month, day, hour, minute, second, tzinfo=timezone(timedelta(minutes=minutes))).astimezone(UTC)
 
 
 def _gps(tiff: _Tiff, main: dict[int, _Field]) -> datetime | None:
@@ -148,7 +149,8 @@ def _gps(tiff: _Tiff, main: dict[int, _Field]) -> datetime | None:
     clock = tiff.rationals(fields[0x0007], 3)
     if date is None or clock is None:
         return None
-    return datetime(*map(int, date.groups()), int(clock[0]), int(clock[1]), int(clock[2]), tzinfo=UTC)
+    year, month, day = map(int, date.groups())
+    return datetime(year, month, day, int(clock[0]), int(clock[1]), int(clock[2]), tzinfo=UTC)
 
 
 def _exif_block(head: bytes) -> bytes | None:
