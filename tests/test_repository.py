@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,19 @@ def test_ci_runs_the_command_the_readme_names() -> None:
     assert script.startswith("#!/usr/bin/env bash\n") and script.rstrip().endswith("make test")
     assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert (ROOT / ".ci/run").stat().st_mode & 0o111
+
+
+def test_every_data_file_of_the_packages_goes_into_a_wheel() -> None:
+    """Texts, templates and tables that modules read are named under package-data; else an installed copy lacks them."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
+    for package in ("geoevidence", "drone", "satellite", "app"):
+        covered = {path for pattern in data.get(package, []) for path in (ROOT / package).glob(pattern)}
+        left_out = [
+            path.relative_to(ROOT).as_posix()
+            for path in tracked()
+            if path.relative_to(ROOT).parts[0] == package
+            and path.suffix != ".py"
+            and path not in covered
+            and "web" not in path.parts
+        ]
+        assert not left_out
