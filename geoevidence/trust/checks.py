@@ -149,13 +149,13 @@ class _Run:
 
     def fail(self, name: str, subject: str, detail: str, *, expected: Any = None, found: Any = None, **values: Any) -> None:
         self.checks.append(Check(name, subject, FAILED, _text(expected), _text(found), detail, values))
-        self.blamed.add(subject)
+        if name in ("listing", "files"):
+            self.blamed.add(subject)
 
     def fail_by(self, name: str, subject: str, error: GeoEvidenceError) -> None:
         values = dict(error.values)
         expected, found = values.get("expected"), values.get("found")
         self.checks.append(Check(name, subject, FAILED, _text(expected), _text(found), error.message_id, values))
-        self.blamed.add(subject)
 
     def skip(self, name: str, subject: str, detail: str, **values: Any) -> None:
         self.checks.append(Check(name, subject, NOT_CHECKED, None, None, detail, values))

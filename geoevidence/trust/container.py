@@ -157,7 +157,8 @@ class _Zip(Container):
             raise _Damaged("central directory")
         directory = self._at(offset, size)
         named = self._parse_directory(directory, count)
-        if self._at(offset + size, total) != end_records(count, offset, size):
+        records = end_records(count, offset, size)
+        if offset + size + len(records) != total or self._at(offset + size, len(records)) != records:
             self.defects.append(Defect(self.label, "trust.zip_end"))
         self._check_entries(named, offset)
 

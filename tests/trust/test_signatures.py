@@ -79,7 +79,7 @@ def test_small_order_and_other_spellings_of_keys_are_refused(point: bytes) -> No
     assert refused(point, point + bytes(32), b"any") in ("trust.signature_small_order", "trust.signature_point")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=80), st.integers(0, 1 << 20))
 def test_agrees_with_cryptography(seed: bytes, message: bytes, flip: int) -> None:
     private = Ed25519PrivateKey.from_private_bytes(seed)
@@ -94,7 +94,7 @@ def test_agrees_with_cryptography(seed: bytes, message: bytes, flip: int) -> Non
     assert refused(key, bad, message) is not None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=40), st.binary(max_size=70), st.binary(max_size=5))
 def test_hostile_bytes_raise_only_our_error(key: bytes, signature: bytes, message: bytes) -> None:
     assert refused(key, signature, message) is not None
