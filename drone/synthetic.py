@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -61,7 +62,7 @@ class SiteConfig:
     seed: of relief, texture, trees; the same seed is the same place, so two dates differ only in what is changed here.
     """
 
-    size: tuple[float, float] = (152.0, 132.0)
+    size: tuple[float, float] = (130.0, 106.0)
     detail: float = 0.05
     crs: str = "EPSG:4547"
     origin: tuple[float, float] = (527000.0, 3360000.0)
@@ -143,7 +144,10 @@ class FlightConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """Excavation or stockpile: outline (E, N) m, closed; area m2 of the outline; volume m3 between surface and the plane of the rim."""
+    """Excavation or stockpile.
+
+    outline: (E, N) m, closed. area: of the outline, m2. volume: between the surface and the plane of the rim, m3.
+    """
 
     outline: tuple[tuple[float, float], ...]
     area: float
@@ -155,7 +159,7 @@ class Site:
     """The ground in detail. Rows run north (row 0 is the south edge); node (row, col) lies at corner + (col, row) * detail.
 
     heights: (rows, cols) float32 ellipsoidal height, m; the water surface over water.
-    texture: (2 rows, 2 cols, 3) uint8, square root of the linear reflectance. light: (rows, cols, 2) float32 direct and sky light.
+    texture: (2 rows, 2 cols, 3) uint8, square root of the linear reflectance.
     water: (rows, cols) bool. kind: (rows, cols) uint8. corner: (x, y) of node (0, 0), site coordinates.
     """
 
@@ -435,7 +439,7 @@ def build_site(config: SiteConfig) -> Site:
     grass_edge = 57.5 + 1.8 * _fractal_grid(rows, cols, corner[0], corner[1], d, 4.0, 3, 0.6, seed + 900)
     kind[distance > grass_edge] = _GRASS
     kind[distance > 89.5] = _FIELD
-    heights = base + (dunes * np.where(distance < 60, 1.0, 0.25) + rough) * away
+    heights = base + (dunes * np.interp(distance, [54, 64], [1.0, 0.25]) + rough) * away
     tufts = np.where((kind == _GRASS) | (kind == _FIELD), 1.0, 0.0)
     heights = heights + 0.045 * tufts * _fractal_grid(rows, cols, corner[0], corner[1], d, 0.5, 4, 0.8, seed + 1300)
     # Ridges of the field run along the levee.
@@ -526,7 +530,7 @@ def _plant(
         px, py, pick = rng.uniform(-half_x, half_x), rng.uniform(-half_y, half_y), rng.uniform()
         radius = rng.uniform(1.3, 2.9)
         at = float(_river_distance(np.array(px), np.array(py)))
-        if 92 < at and pick < 0.35:
+        if at > 92 and pick < 0.35:
             pass
         elif 82 < at < 91 and pick < 0.5:
             radius *= 0.7
@@ -576,7 +580,7 @@ def _colour(rgb: NDArray[Any], k: int, x: float, y: float, z: float, axis: float
     if k == 0 or k == 9 or k == 10:
         # Sand; fresher and layered in the pit, greyer and stony in the pile.
         rgb[0], rgb[1], rgb[2] = 0.44, 0.36, 0.25
-        light = 1 + 0.16 * large + 0.15 * mid + 0.14 * fine
+        light = 1 + 0.17 * large + 0.17 * mid + 0.27 * fine
         if k == 9:
             rgb[0], rgb[1], rgb[2] = 0.47, 0.37, 0.24
             light += 0.16 * np.sin(z * 9.0 + 2.5 * mid) * 0.6 + 0.05 * _value_noise(z * 14.0, 0.3 * x, seed + 11)
@@ -595,17 +599,28 @@ def _colour(rgb: NDArray[Any], k: int, x: float, y: float, z: float, axis: float
             # Wet near the water, dry and weedy towards the levee.
             wet = 1 / (1 + np.exp((z + 3.7 + 0.10 * mid) / 0.10))
             rgb *= 1 - 0.45 * wet
-            weed = _spots(x, y, 1.1, min(max((dist - 20.0) / 70.0, 0.0), 0.55), seed + 23)
-            weed = min(1.0, weed * 2.0) * (0.55 + 0.45 * fine)
-            _mix(rgb, 0.13, 0.19, 0.06, min(max(weed, 0.0), 1.0))
-            # Wheel tracks from the pit and the pile to the ramp.
+            share = min(max((dist - 12.0) / 75.0 + 0.25 * large, 0.0), 0.6)
+            weed = _spots(x + 0.22 * mid + 0.07 * fine, y - 0.22 * mid + 0.09 * fine, 1.3, share, seed + 23)
+            weed = max(weed, 0.9 * _spots(x + 0.08 * fine, y + 0.08 * mid, 0.55, 0.6 * share, seed + 25))
+            _mix(rgb, 0.12, 0.17, 0.05, min(max(weed * (1.6 + 1.5 * fine) - 0.15, 0.0), 1.0))
+            # Drift wood and reed left by the last flood, in a line along the bank.
+            line = abs(dist - 9.5 - 1.3 * mid - 2.0 * large)
+            if line < 0.7 and fine + 0.5 * mid > 0.1:
+                _mix(rgb, 0.10, 0.075, 0.05, 0.75 * (1 - line / 0.7))
+            # Wheel tracks that lead from the pit and past the pile along the bank.
             for lane in range(2):
-                path = 0.55 * x - 0.83 * y + (6.0 if lane == 0 else 24.0) + 2.5 * np.sin((0.83 * x + 0.55 * y) / 11.0 + lane)
-                for wheel in range(2):
-                    off = abs(path - (0.9 if wheel == 0 else -0.9))
-                    if off < 0.30 and x > -2:
-                        tread = 0.5 + 0.5 * np.sin((0.83 * x + 0.55 * y) * 22.0)
-                        _mix(rgb, 0.25, 0.20, 0.14, (0.28 + 0.25 * tread + 0.2 * fine) * (1 - off / 0.30))
+                u, v = 0.8 * y - 0.6 * x, 0.8 * x + 0.6 * y
+                path = v - (10.5 if lane == 0 else 13.5) - 3.2 * np.sin(u / 13.0 + 1.1 * lane) - 0.05 * u
+                off = min(abs(path - 0.95), abs(path + 0.95))
+                if off < 0.34:
+                    tread = 0.5 + 0.5 * np.sin(u * 24.0 + 3.0 * path)
+                    _mix(
+                        rgb,
+                        0.24,
+                        0.185,
+                        0.12,
+                        min(max((0.42 + 0.25 * tread + 0.35 * fine + 0.3 * mid) * (1 - off / 0.34) * 1.5, 0.0), 0.85),
+                    )
     elif k == 1:
         rgb[0], rgb[1], rgb[2] = 0.115, 0.165, 0.050
         dry = min(max(0.45 + 0.5 * large + 0.35 * mid, 0.0), 1.0)
@@ -739,7 +754,7 @@ def sun_position(moment: datetime, lon: float, lat: float) -> tuple[float, float
 
 @njit(cache=True)
 def _cast_shadow(heights: NDArray[Any], d: float, east: float, north: float, rise: float, top: float) -> NDArray[Any]:
-    """1 where the sun reaches a node, 0 where something stands in the way. (east, north): unit vector to the sun; rise: tan(elevation)."""
+    """1 where the sun reaches a node, 0 in shadow. (east, north): unit vector towards the sun; rise: tan(elevation)."""
     rows, cols = heights.shape
     lit = np.ones((rows, cols), np.float32)
     for r in range(rows):
@@ -881,13 +896,17 @@ def _hit(
         while True:
             if oz + t * dz <= _height(heights, x0, y0, d, ox + t * dx, oy + t * dy):
                 high = t
-                for _ in range(20):
+                # Halving finds the cell, a secant the place in it (the surface is nearly straight over 1/32 of a step).
+                over = oz + above * dz - _height(heights, x0, y0, d, ox + above * dx, oy + above * dy)
+                under = oz + high * dz - _height(heights, x0, y0, d, ox + high * dx, oy + high * dy)
+                for _ in range(5):
                     mid = 0.5 * (above + high)
-                    if oz + mid * dz <= _height(heights, x0, y0, d, ox + mid * dx, oy + mid * dy):
-                        high = mid
+                    gap = oz + mid * dz - _height(heights, x0, y0, d, ox + mid * dx, oy + mid * dy)
+                    if gap <= 0:
+                        high, under = mid, gap
                     else:
-                        above = mid
-                return high
+                        above, over = mid, gap
+                return above + (high - above) * over / max(over - under, 1e-12) if over > 0 else above
             above = t
             if t >= leave:
                 break
@@ -895,7 +914,7 @@ def _hit(
     return limit
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _render(
     heights: NDArray[Any],
     tops: NDArray[Any],
@@ -903,6 +922,7 @@ def _render(
     texture: NDArray[Any],
     light: NDArray[Any],
     water: NDArray[Any],
+    kind: NDArray[Any],
     corner: tuple[float, float],
     d: float,
     rays: NDArray[Any],
@@ -957,11 +977,16 @@ def _render(
                     h00, h01, h10, h11 = heights[r, c], heights[r, c + 1], heights[r + 1, c], heights[r + 1, c + 1]
                     gx = ((h01 - h00) * (1 - b) + (h11 - h10) * b) / d
                     gy = ((h10 - h00) * (1 - a) + (h11 - h01) * a) / d
-                    if gx * gx + gy * gy > 400.0:
-                        # A wall: plaster with dark openings, by place along the wall and height.
+                    roof = 5 <= min(kind[r, c], kind[r, c + 1], kind[r + 1, c], kind[r + 1, c + 1]) <= 7
+                    roof = roof or 5 <= max(kind[r, c], kind[r, c + 1], kind[r + 1, c], kind[r + 1, c + 1]) <= 7
+                    if roof and gx * gx + gy * gy > 400.0:
+                        # A wall: plaster. Its direction is taken over half a metre, since the height field has steps.
+                        w = 5 * d
+                        gx = (_height(heights, x0, y0, d, x + w, y) - _height(heights, x0, y0, d, x - w, y)) / d
+                        gy = (_height(heights, x0, y0, d, x, y + w) - _height(heights, x0, y0, d, x, y - w)) / d
                         norm = np.sqrt(gx * gx + gy * gy + 1)
                         facing = max((-gx * sun[0] - gy * sun[1] + sun[2]) / norm, 0.0)
-                        along = (-gy * x + gx * y) / np.sqrt(gx * gx + gy * gy)
+                        along = (-gy * x + gx * y) / np.sqrt(gx * gx + gy * gy + 1e-9)
                         shade = 0.42 * (1 + 0.25 * _fractal(along, z, 0.8, 3, 0.7, seed + 97))
                         for k in range(3):
                             rgb[k] = shade * (sun_rgb[k] * facing + 0.7 * sky_rgb[k])
@@ -1009,7 +1034,8 @@ def plan_flight(config: FlightConfig, site: Site, *, seed: int) -> dict[str, tup
             x = (strip - (config.strips - 1) / 2) * across
             off = rng.normal(0, config.position_sd, 3)
             turn = rng.normal(0, config.attitude_sd_deg, 3)
-            attitude = ((0.0 if north else 180.0) + turn[0], config.pitch_deg + turn[1], turn[2])
+            # A gimbal does not look behind its nadir.
+            attitude = ((0.0 if north else 180.0) + turn[0], max(config.pitch_deg, -90.0) + abs(turn[1]), turn[2])
             centre = np.array(
                 [
                     site.config.origin[0] + x + off[0],
@@ -1017,17 +1043,16 @@ def plan_flight(config: FlightConfig, site: Site, *, seed: int) -> dict[str, tup
                     ground + config.gsd * config.focal + off[2],
                 ]
             )
-            # A pitch beyond the nadir is the opposite heading and roll: the same rotation, as a gimbal would report it.
             pose = Pose(R=rotation(*attitude), C=centre)
             time = config.start + timedelta(seconds=round(config.interval_s * (number - 1) + 4.0 * strip, 3))
             plan[f"SYN_{number:04d}.JPG"] = (pose, attitude, time)
     return plan
 
 
-def render_flight(folder: Path, *, config: FlightConfig, site: Site, seed: int) -> FlightTruth:
+def render_flight(folder: Path, *, config: FlightConfig, site: Site, seed: int, threads: int = 1) -> FlightTruth:
     """Write the photos, `gcp_list.txt` and `check_list.txt` into `folder`; returns what is true about them.
 
-    Same config, site, seed and libjpeg give the same bytes. Point lists are in OpenDroneMap's layout; their pixels follow
+    Same config, site, seed and libjpeg give the same bytes, whatever the number of threads. Point lists are in OpenDroneMap's layout; their pixels follow
     the convention of `drone.types`: (0, 0) is the outer corner of the first pixel.
     """
     folder = Path(folder)
@@ -1055,13 +1080,20 @@ def render_flight(folder: Path, *, config: FlightConfig, site: Site, seed: int) 
     common = 0.8 if config.gps == "gps" else 0.0
     axes = np.array([horizontal, horizontal, vertical])
     bias = errors.normal(0, 1, 3) * axes * np.sqrt(common)
-    for index, (name, (pose, attitude, time)) in enumerate(plan.items()):
-        image = caster.photo(config, pose, rays, wave_seed=1000 + 97 * index, rng=np.random.default_rng([seed, 3, index]))
+    records = []
+    for name, (pose, attitude, time) in plan.items():
         noisy = pose.C + bias + errors.normal(0, 1, 3) * axes * np.sqrt(1 - common)
         told = np.array(attitude) + errors.normal(0, 0.4, 3)
         lon, lat = to_degrees.transform(noisy[0], noisy[1])
-        exif, xmp = _metadata(config, (lon, lat, float(noisy[2])), site.config.height, told, time)
+        records.append((name, pose, *_metadata(config, (lon, lat, float(noisy[2])), site.config.height, told, time)))
+
+    def shoot(index: int) -> None:
+        name, pose, exif, xmp = records[index]
+        image = caster.photo(config, pose, rays, wave_seed=1000 + 97 * index, rng=np.random.default_rng([seed, 3, index]))
         _write_jpeg(folder / name, image, config.quality, exif, xmp)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(shoot, range(len(records))))
 
     targets = {
         name: (site.config.origin[0] + x, site.config.origin[1] + y, float(z)) for name, role, x, y, z in _chosen(config, site)
@@ -1147,6 +1179,7 @@ class _Caster:
             site.texture,
             self.light,
             site.water,
+            site.kind,
             site.corner,
             site.config.detail,
             rays,
@@ -1165,6 +1198,8 @@ class _Caster:
         curve = np.where(linear < 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
         # A soft shoulder keeps bright sand and roofs from clipping.
         curve = np.where(curve > 0.8, 0.8 + 0.2 * np.tanh((curve - 0.8) / 0.2), curve) * 255
+        # Cameras sharpen; a symmetric mask moves no edge.
+        curve = np.clip(curve + 0.6 * (curve - gaussian_filter(curve, (0.9, 0.9, 0))), 0, 255)
         noisy = curve + rng.standard_normal(curve.shape) * config.noise * np.sqrt(0.3 + 0.7 * curve / 128)
         return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
@@ -1239,7 +1274,7 @@ def _metadata(
         "GpsLatitude": f"{lat:+.9f}",
         "GpsLongitude": f"{lon:+.9f}",
         "GimbalYawDegree": f"{yaw:+.1f}",
-        "GimbalPitchDegree": f"{attitude[1]:+.1f}",
+        "GimbalPitchDegree": f"{max(attitude[1], -90.0):+.1f}",
         "GimbalRollDegree": f"{attitude[2]:+.1f}",
         "FlightYawDegree": f"{yaw:+.1f}",
         "FlightPitchDegree": "+0.0",

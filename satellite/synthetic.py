@@ -110,7 +110,7 @@ class SimulationConfig:
 
     shape: tuple[int, int] = (96, 96)
     resolution: float = 10.0
-    origin: tuple[float, float] = (240000.0, 3362000.0)
+    origin: tuple[float, float] = (238360.0, 3362260.0)
     crs: str = "EPSG:32650"
     start: date = date(2021, 1, 3)
     end: date = date(2024, 12, 31)
@@ -454,13 +454,13 @@ def _surface(
             continue
         step = min(1.0, (age + 1) / change.duration_days) if change.duration_days else 1.0
         if change.kind == "sand_mining":
-            new = spectra["sand"] * 1.08 * land.brightness
+            new = spectra["sand"] * 0.92 * land.brightness**2
         elif change.kind == "flooded_pit":
             new = np.broadcast_to(water, total.shape)
         elif change.kind == "construction":
             # Bare soil for half a year, then concrete.
             built = min(1.0, max(0.0, (age - 120) / 90))
-            new = (spectra["soil"] * 1.25 * (1 - built) + spectra["concrete"] * built) * land.brightness
+            new = (spectra["soil"] * 1.25 * (1 - built) + spectra["concrete"] * 0.85 * built) * land.brightness**2
         else:
             back = 1 - np.exp(-age / 365.25 / change.regrowth_years) if change.regrowth_years else 0.0
             green = np.clip(_green("bank", local) * height, 0, 1) * 0.95 * back
