@@ -619,7 +619,9 @@ class _Run:
         elif sealed is not None and FileDigests(event.outputs[0].sha256, event.outputs[0].sm3, event.outputs[0].size) != sealed:
             output = event.outputs[0]
             expected = _files(FileDigests(output.sha256, output.sm3, output.size))
-            self.fail("packaged", _STATEMENT, "trust.digest_wrong", expected=expected, found=_files(sealed))
+            # either may have been replaced by a valid one of another package: nothing here can tell which
+            for subject in (_STATEMENT, _PROOF):
+                self.fail("packaged", subject, "trust.packaged_statement", expected=expected, found=_files(sealed))
         if any(leaf is not None and leaf.event.event_id == event.event_id for _, _, leaf in self.leaves):
             self.fail("packaged", _PROOF, "trust.event_twice", where=manifest.LEAVES, event_id=event.event_id)
         try:
