@@ -34,7 +34,7 @@ from geoevidence.catalogue.models import (
 from geoevidence.catalogue.projections import project
 from geoevidence.custody.log import CaseKey, CaseSummary, CustodyEvent, read_event
 from geoevidence.custody.store import ObjectStore
-from geoevidence.errors import CustodyError
+from geoevidence.errors import CustodyError, FormatError, LogInconsistentError
 from geoevidence.trust.canonical import loads
 from geoevidence.trust.signatures import PublicKey
 from geoevidence.types import EvidenceItem, utc_value
@@ -166,7 +166,11 @@ class SqliteLog:
         query = select(Leaf.position, Leaf.data).where(Leaf.case_id == case_id, Leaf.position >= start).order_by(Leaf.position)
         rows = self._connection.execute(query).all()
         if [row.position for row in rows] != list(range(start, start + len(rows))):
-            raise CustodyError("custody.leaf_missing", case=case_id)
+            raise LogInconsistentError("custody.leaf_missing", case=case_id)
+        for row in rows:
+            # SQLite keeps whatever type an editor puts in
+            if not isinstance(row.data, bytes):
+                raise LogInconsistentError("custody.leaf_unreadable", index=row.position, reason=type(row.data).__name__)
         return tuple(row.data for row in rows)
 
     def disclosures(self, case_id: str) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
@@ -185,10 +189,16 @@ class SqliteLog:
 
     def keys(self, case_id: str) -> tuple[CaseKey, ...]:
         query = select(CaseKeyRow.__table__).where(CaseKeyRow.case_id == case_id).order_by(CaseKeyRow.key_id)
-        return tuple(
-            CaseKey(public_key=PublicKey(row.algorithm, row.public_key), label=row.label)
-            for row in self._connection.execute(query)
-        )
+        keys = []
+        for row in self._connection.execute(query):
+            try:
+                key = PublicKey(row.algorithm, row.public_key)
+                if key.key_id != row.key_id:
+                    raise LogInconsistentError("custody.catalogue_key", case=case_id, key_id=row.key_id)
+            except (FormatError, TypeError) as error:
+                raise LogInconsistentError("custody.catalogue_key", case=case_id, key_id=row.key_id) from error
+            keys.append(CaseKey(public_key=key, label=row.label))
+        return tuple(keys)
 
     def items(self, case_id: str) -> tuple[EvidenceItem, ...]:
         query = select(ItemView.__table__).where(ItemView.case_id == case_id).order_by(ItemView.position, ItemView.ordinal)

@@ -1,0 +1,185 @@
+"""The object store: what is stored is what was read, and nothing half-done stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geoevidence.custody.store import HEAD, ObjectStore, shown
+from geoevidence.errors import CustodyError, DigestMismatchError, InputError
+from geoevidence.trust.digests import BLOCK, digest_bytes
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    (tmp_path / "objects").mkdir()
+    return ObjectStore(tmp_path / "objects", tmp_path / "tmp")
+
+
+def objects(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "objects").rglob("*") if path.is_file())
+
+
+def unfinished(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "tmp").iterdir() if path.name != ".lock")
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.binary(max_size=3000), copies=st.integers(0, 2))
+def test_what_is_stored_is_what_was_read(tmp_path_factory: pytest.TempPathFactory, data: bytes, copies: int) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    store = ObjectStore(folder / "objects", folder / "tmp")
+    source = folder / "source"
+    data = data * (1 + copies * 400)
+    source.write_bytes(data)
+    stored = store.add_file(source)
+    assert (stored.sha256, stored.sm3, stored.size) == digest_bytes(data)
+    assert stored.head == data[:HEAD] == store.head(stored.sha256)
+    assert store.read_bytes(stored.sha256) == data
+    assert store.digest_source(source) == digest_bytes(data)
+    assert store.add_bytes(data) == stored
+    assert objects(folder) == [stored.sha256] and unfinished(folder) == []
+    assert store.path_of(stored.sha256) == folder / "objects" / stored.sha256[:2] / stored.sha256
+    assert store.path_of(stored.sha256).stat().st_mode & 0o777 == 0o444
+
+
+def test_a_large_file_in_blocks(store: ObjectStore, tmp_path: Path) -> None:
+    data = os.urandom(1000) * 5000
+    assert len(data) > 4 * BLOCK
+    (tmp_path / "large").write_bytes(data)
+    seen: list[int] = []
+    stored = store.add_file(tmp_path / "large", on_block=seen.append)
+    assert (stored.sha256, stored.sm3, stored.size) == digest_bytes(data)
+    assert sum(seen) == len(data) and len(seen) == -(-len(data) // BLOCK)
+
+
+def test_many_threads_store_the_same_bytes(store: ObjectStore, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda n: store.add_bytes(b"same" * 50_000 + bytes([n % 2])), range(32)))
+    assert len({each.sha256 for each in results}) == 2 and len(objects(tmp_path)) == 2 and unfinished(tmp_path) == []
+    store.flush()
+
+
+def test_a_damaged_object_is_noticed_and_never_replaced(store: ObjectStore) -> None:
+    stored = store.add_bytes(b"evidence")
+    path = store.path_of(stored.sha256)
+    path.chmod(0o644)
+    path.write_bytes(b"evidencE")
+    for attempt in (
+        lambda: store.check(stored.sha256),
+        lambda: store.add_bytes(b"evidence"),
+        lambda: store.read_bytes(stored.sha256),
+    ):
+        with pytest.raises(DigestMismatchError) as raised:
+            attempt()
+        assert raised.value.message_id == "custody.object_changed"
+    assert path.read_bytes() == b"evidencE"
+    path.unlink()
+    with pytest.raises(DigestMismatchError) as raised:
+        store.check(stored.sha256)
+    assert raised.value.message_id == "custody.object_missing"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no links, pipes or devices of this kind on Windows")
+def test_links_pipes_devices_and_folders_are_not_read(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    for source in (tmp_path / "link", tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        for read in (store.add_file, store.digest_source):
+            with pytest.raises(InputError) as raised:
+                read(source)
+            assert raised.value.message_id == "custody.not_a_file"
+    with pytest.raises(InputError):
+        store.add_file(tmp_path / "nothing here")
+    with pytest.raises(InputError):
+        store.add_file(Path("nul\x00byte"))
+    assert objects(tmp_path) == []
+
+
+@pytest.mark.parametrize("change", ["grow", "shrink", "rewrite"])
+def test_a_file_that_changes_while_it_is_read_is_refused(store: ObjectStore, tmp_path: Path, change: str) -> None:
+    source = tmp_path / "growing"
+    source.write_bytes(b"a" * (3 * BLOCK))
+    touched = []
+
+    def on_block(size: int) -> None:
+        if not touched:
+            touched.append(size)
+            if change == "grow":
+                with source.open("ab") as stream:
+                    stream.write(b"b")
+            elif change == "shrink":
+                os.truncate(source, BLOCK + 1)
+            else:
+                status = source.stat()
+                with source.open("r+b") as stream:
+                    stream.write(b"c")
+                os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+    for read in (store.add_file, store.digest_source):
+        touched.clear()
+        with pytest.raises(InputError) as raised:
+            read(source, on_block=on_block)
+        assert raised.value.message_id == "custody.source_changed"
+    assert objects(tmp_path) == [] and unfinished(tmp_path) == []
+
+
+_FULL = """
+import resource, sys
+from pathlib import Path
+from geoevidence.custody.store import ObjectStore
+from geoevidence.errors import CustodyError
+folder = Path(sys.argv[1])
+store = ObjectStore(folder / "objects", folder / "tmp")
+small = store.add_bytes(b"small")
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    store.add_bytes(b"x" * 300_000)
+except CustodyError as error:
+    print(error.message_id)
+store.check(small.sha256)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file size limits are POSIX")
+def test_a_disk_that_takes_no_more_leaves_nothing_behind(tmp_path: Path) -> None:
+    # a limit on the size of files makes write() fail as a full disk does, with an error of its own (EFBIG)
+    done = subprocess.run([sys.executable, "-c", _FULL, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "custody.disk_full\n", done.stderr
+    assert len(objects(tmp_path)) == 1 and unfinished(tmp_path) == []
+
+
+def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "objects").write_bytes(b"not a folder")
+    store = ObjectStore(tmp_path / "objects", tmp_path / "tmp")
+    with pytest.raises(CustodyError) as raised:
+        store.add_bytes(b"x")
+    assert raised.value.message_id.startswith("custody.disk_") and unfinished(tmp_path) == []
+    blocked = ObjectStore(tmp_path / "fine", tmp_path / "objects" / "tmp")
+    with pytest.raises(CustodyError):
+        blocked.add_bytes(b"x")
+    with pytest.raises(CustodyError):
+        blocked.sweep()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="advisory locks are POSIX")
+def test_sweeping_spares_a_process_at_work(store: ObjectStore, tmp_path: Path) -> None:
+    with store.working():
+        (tmp_path / "tmp" / "dead.part").write_bytes(b"half")
+        (tmp_path / "tmp" / "derivation-1" / "out").mkdir(parents=True)
+        assert ObjectStore(tmp_path / "objects", tmp_path / "tmp").sweep() == 0
+        assert unfinished(tmp_path) == ["dead.part", "derivation-1"]
+    assert store.sweep() == 2
+    assert unfinished(tmp_path) == []
+
+
+def test_names_from_outside_are_made_printable() -> None:
+    assert shown("a\x1b[31m\u202eb\udc80\n照片") == "a\\x1b[31m\\u202eb\\udc80\\n照片"
