@@ -80,14 +80,16 @@ def child_environment(environment):
 
 
 def run(command, cwd=ROOT, env=None):
-    """Run `command`, showing its output. Raises SetupError when it fails or is missing."""
+    """Run `command`; what it prints is shown only when it fails. Raises SetupError when it fails or is missing."""
     command = [str(part) for part in command]
+    env = child_environment(os.environ) if env is None else env
     try:
-        code = subprocess.call(command, cwd=str(cwd), env=env or child_environment(os.environ))
+        done = subprocess.run(command, cwd=str(cwd), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     except OSError as error:
         raise SetupError("cannot run {}: {}".format(command[0], error)) from error
-    if code:
-        raise SetupError("this command failed with status {}: {}".format(code, " ".join(command)))
+    if done.returncode:
+        said = done.stdout.decode("utf-8", "replace").strip()[-4000:]
+        raise SetupError("this command failed with status {}: {}\n{}".format(done.returncode, " ".join(command), said))
 
 
 def output(command):
@@ -233,13 +235,15 @@ def check_python(version=sys.version_info):
 
 
 def make_venv():
-    """`.venv` with this Python; made again when it is broken or of another minor version."""
+    """`.venv` with this Python; made again when it is broken, of another minor version, or was made in another folder."""
     running = "{}.{}".format(*sys.version_info[:2])
     found = output([tool("python"), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
-    if found is not None and found.strip() == running:
+    moved = read_stamp().get("root", str(ROOT)) != str(ROOT)
+    if found is not None and found.strip() == running and not moved:
         return
     if VENV.exists():
-        say(".venv is {}; making it again with Python {}".format("of Python " + found.strip() if found else "broken", running))
+        fault = "from another folder" if moved else "of Python " + found.strip() if found else "broken"
+        say(".venv is {}; making it again with Python {}".format(fault, running))
     if output([sys.executable, "-c", "import ensurepip"]) is None:
         install_packages(["python{}-venv".format(running)], "This Python cannot make virtual environments.")
     run([sys.executable, "-m", "venv", "--clear", VENV])
@@ -286,10 +290,10 @@ def setup_python(bare):
             "requirements-uv.lock",
         ]
     )
-    say("installing {} packages (digests checked)".format(len(re.findall(r"^\w", lock.read_text(encoding="utf-8"), re.M))))
+    say("installing up to {} packages (digests checked)".format(len(re.findall(r"^\w", lock.read_text(encoding="utf-8"), re.M))))
     uv("sync", "-q", "--python", tool("python"), "--require-hashes", lock.name)
     uv("install", "-q", "--python", tool("python"), "--no-deps", "--no-build-isolation", "-e", ".")
-    write_stamp(python=wanted, kind="bare" if bare else "full", native=None)
+    write_stamp(python=wanted, kind="bare" if bare else "full", native=None, root=str(ROOT))
 
 
 def setup_native():
@@ -318,6 +322,7 @@ def setup_front():
     if stamp == {"packages": packages, "bundle": bundle} and built and all(font.exists() for font in fonts):
         return
     ensure_libraries(tool("python", environment), NODE_LIBRARIES, ())
+    say("building the front end")
     env = child_environment(os.environ)
     env["PATH"] = str(tool("node", environment).parent) + os.pathsep + env.get("PATH", "")
     if stamp.get("packages") != packages:
