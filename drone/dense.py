@@ -100,7 +100,9 @@ class DenseConfig:
         }
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
-                raise ConfigError("drone.setting_out_of_range", setting=f"dense.{name}", found=str(getattr(self, name)), low=low, high=high)
+                raise ConfigError(
+                    "drone.setting_out_of_range", setting=f"dense.{name}", found=str(getattr(self, name)), low=low, high=high
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -138,7 +140,12 @@ def undistortion(camera: Camera, *, multiple: int = 16) -> Undistortion:
         rays[..., 0], rays[..., 1] = cols[None, :], rows[:, None]
         source[top : top + len(rows)] = project_camera_points(params, rays.reshape(-1, 3)).reshape(len(rows), width, 2)
     with np.errstate(invalid="ignore"):
-        inside = (source[..., 0] >= 0.5) & (source[..., 1] >= 0.5) & (source[..., 0] <= camera.size[0] - 0.5) & (source[..., 1] <= camera.size[1] - 0.5)
+        inside = (
+            (source[..., 0] >= 0.5)
+            & (source[..., 1] >= 0.5)
+            & (source[..., 0] <= camera.size[0] - 0.5)
+            & (source[..., 1] <= camera.size[1] - 0.5)
+        )
     return Undistortion(K=K, size=(width, height), source=source, inside=inside)
 
 
@@ -156,7 +163,10 @@ def read_photo(photo: Photo) -> NDArray[np.uint8]:
         raise FormatError("drone.unreadable_photo", path=photo.name)
     if (picture.shape[1], picture.shape[0]) != tuple(photo.size):
         raise FormatError(
-            "drone.photo_size_changed", path=photo.name, expected=f"{photo.size[0]} x {photo.size[1]}", found=f"{picture.shape[1]} x {picture.shape[0]}"
+            "drone.photo_size_changed",
+            path=photo.name,
+            expected=f"{photo.size[0]} x {photo.size[1]}",
+            found=f"{picture.shape[1]} x {picture.shape[0]}",
         )
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
 
@@ -176,7 +186,9 @@ class _View:
     colour: NDArray[np.uint8]
 
 
-def in_threads(function: Callable[..., _T], jobs: Sequence[Any], threads: int, tick: Callable[[int], None] = lambda done: None) -> list[_T]:
+def in_threads(
+    function: Callable[..., _T], jobs: Sequence[Any], threads: int, tick: Callable[[int], None] = lambda done: None
+) -> list[_T]:
     """`[function(job) for job in jobs]`, on several threads; order and result do not depend on their number."""
     import os
 
@@ -189,7 +201,9 @@ def in_threads(function: Callable[..., _T], jobs: Sequence[Any], threads: int, t
     return results
 
 
-def densify(reconstruction: Reconstruction, *, config: DenseConfig = DenseConfig(), progress: Progress = no_progress) -> DenseCloud:
+def densify(
+    reconstruction: Reconstruction, *, config: DenseConfig = DenseConfig(), progress: Progress = no_progress
+) -> DenseCloud:
     """Points of the visible surface with colour, number of agreeing photos and standard deviation of the height.
 
     points: (N, 3) float64, (E, N, U) m in the flight's CRS, in order of photo name, row, column.
@@ -269,15 +283,23 @@ def choose_neighbours(reconstruction: Reconstruction, *, neighbours: int, angle_
     return chosen
 
 
-def _prepare(photo: Photo, lens: Undistortion, R: NDArray[np.float64], C: NDArray[np.float64], config: DenseConfig, folder: Path) -> _View:
+def _prepare(
+    photo: Photo, lens: Undistortion, R: NDArray[np.float64], C: NDArray[np.float64], config: DenseConfig, folder: Path
+) -> _View:
     import cv2
 
-    straight = cv2.remap(read_photo(photo), lens.source[..., 0] - 0.5, lens.source[..., 1] - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    straight = cv2.remap(
+        read_photo(photo), lens.source[..., 0] - 0.5, lens.source[..., 1] - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
     width, height = (side // config.downscale for side in lens.size)
     colour = cv2.resize(straight, (width, height), interpolation=cv2.INTER_AREA) if config.downscale > 1 else straight
     inside = cv2.resize(lens.inside.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) > 0.999
     # ITU-R BT.601 luma, from the reduced picture with its fractional grey levels.
-    reduced = cv2.resize(straight.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) if config.downscale > 1 else straight.astype(np.float32)
+    reduced = (
+        cv2.resize(straight.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        if config.downscale > 1
+        else straight.astype(np.float32)
+    )
     grey = reduced @ np.array([0.299, 0.587, 0.114], np.float32)
     levels = []
     for _ in range(4):
@@ -309,7 +331,9 @@ class _DepthMap:
     step: float
 
 
-def _depth_map(view: _View, neighbours: Sequence[_View], seen: NDArray[np.float64], config: DenseConfig, folder: Path) -> _DepthMap:
+def _depth_map(
+    view: _View, neighbours: Sequence[_View], seen: NDArray[np.float64], config: DenseConfig, folder: Path
+) -> _DepthMap:
     import cv2
 
     K0 = _scaled(view.K, config.downscale)
@@ -341,7 +365,9 @@ def _depth_map(view: _View, neighbours: Sequence[_View], seen: NDArray[np.float6
         for k in range(count):
             _score(reference, stack, A, b, base + np.float32((k - count // 2) * step), config.window_radius, score)
             _into_cost(score, volume, k)
-        total = _smooth(volume, reference, np.rint(base / np.float32(step)).astype(np.int32), config.smooth_small, config.smooth_large)
+        total = _smooth(
+            volume, reference, np.rint(base / np.float32(step)).astype(np.int32), config.smooth_small, config.smooth_large
+        )
         offset = _winner(total)
         del volume, total
         inverse = base + (offset - np.float32(count // 2)) * np.float32(step)
@@ -370,7 +396,9 @@ def _transfers(view: _View, neighbours: Sequence[_View], factor: float) -> tuple
     return np.array(A, np.float32), np.array(b, np.float32)
 
 
-def _start(view: _View, K: NDArray[np.float64], seen: NDArray[np.float64], config: DenseConfig) -> tuple[NDArray[np.float64], float]:
+def _start(
+    view: _View, K: NDArray[np.float64], seen: NDArray[np.float64], config: DenseConfig
+) -> tuple[NDArray[np.float64], float]:
     """The far end of the search as a plane of inverse depth (w = p0 + p1 col + p2 row), and its length (1/m).
 
     The inverse depth of a plane in space is linear in the pixel coordinates, so tilted photos need no longer search.
@@ -573,7 +601,11 @@ def _into_cost(score, volume, k):  # type: ignore[no-untyped-def]
             if s < np.float32(-1.5):
                 volume[y, x, k] = _NO_COST
             else:
-                volume[y, x, k] = np.uint8(min(max((np.float32(1.0) - s) * np.float32(_COST_STEPS) + np.float32(0.5), np.float32(0.0)), np.float32(127.0)))
+                volume[y, x, k] = np.uint8(
+                    min(
+                        max((np.float32(1.0) - s) * np.float32(_COST_STEPS) + np.float32(0.5), np.float32(0.0)), np.float32(127.0)
+                    )
+                )
 
 
 @numba.njit(nogil=True, cache=True)
@@ -634,10 +666,7 @@ def _smooth(volume, grey, base, small, large):  # type: ignore[no-untyped-def]
                         for d in range(count):
                             path[d] = np.int16(volume[y, x, d])
                     low = big
-                    if direction == 3:
-                        target = along[slot]
-                    else:
-                        target = current[direction, x]
+                    target = along[slot] if direction == 3 else current[direction, x]
                     for d in range(count):
                         target[d + pad] = path[d]
                         low = min(low, path[d])

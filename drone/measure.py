@@ -12,6 +12,7 @@ al. 2009, doi:10.3189/002214309789470950 (spatially correlated error); Karney 20
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,7 +65,9 @@ class MeasureConfig:
         }
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
-                raise ConfigError("drone.setting_out_of_range", setting=f"measure.{name}", found=str(getattr(self, name)), low=low, high=high)
+                raise ConfigError(
+                    "drone.setting_out_of_range", setting=f"measure.{name}", found=str(getattr(self, name)), low=low, high=high
+                )
 
 
 def read_polygon(geometry: Mapping[str, Any], crs: CRS, target: CRS) -> shapely.Polygon:
@@ -75,10 +78,14 @@ def read_polygon(geometry: Mapping[str, Any], crs: CRS, target: CRS) -> shapely.
         CrsError: cannot be transformed.
     """
     if not isinstance(geometry, Mapping) or geometry.get("type") != "Polygon":
-        raise FormatError("drone.not_a_polygon", found=str(geometry.get("type") if isinstance(geometry, Mapping) else type(geometry).__name__))
+        raise FormatError(
+            "drone.not_a_polygon", found=str(geometry.get("type") if isinstance(geometry, Mapping) else type(geometry).__name__)
+        )
     try:
         moved = transform_geometry(geometry, crs, target)
-        polygon = shapely.geometry.shape({"type": "Polygon", "coordinates": [[p[:2] for p in ring] for ring in moved["coordinates"]]})
+        polygon = shapely.geometry.shape(
+            {"type": "Polygon", "coordinates": [[p[:2] for p in ring] for ring in moved["coordinates"]]}
+        )
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, shapely.errors.ShapelyError) as error:
         raise FormatError("drone.bad_polygon", reason=str(error)) from error
     if not polygon.is_valid or polygon.area <= 0:
@@ -227,7 +234,7 @@ def _cut_out(surface: SurfaceModel, polygon: shapely.Polygon) -> _Patch:
     mask = np.zeros((rows, cols), bool)
     for ring in _rings(polygon):
         closed = np.vstack([ring, ring[:1]])
-        for p, q in zip(closed[:-1], closed[1:], strict=True):
+        for p, q in itertools.pairwise(closed):
             n = max(2, int(np.ceil(np.hypot(*(q - p)) / (0.5 * cell))) + 1)
             s = np.linspace(0, 1, n)[:, None]
             spots = p + s * (q - p)
@@ -274,7 +281,9 @@ def measure_volume(
     asked = float(patch.share.sum())
     uncovered = 1 - float(patch.share[known].sum()) / asked
     if uncovered > config.uncovered_limit:
-        raise CoverageError("drone.polygon_uncovered", uncovered=f"{100 * uncovered:.1f}", limit=f"{100 * config.uncovered_limit:g}")
+        raise CoverageError(
+            "drone.polygon_uncovered", uncovered=f"{100 * uncovered:.1f}", limit=f"{100 * config.uncovered_limit:g}"
+        )
     scale = grid_scale(crs, *patch.middle, _ground_height(surface, surface.height_kind))
     unit = patch.cell_area / scale**2
     inside = np.where(known, patch.share, 0.0) * unit
@@ -298,14 +307,18 @@ def measure_volume(
         uncertainty = None
         if accuracy is not None and patch.sd is not None:
             terms = _terms(patch, known, weight, above, pull, rim_sd, value, uncovered, base, accuracy, polygon, scale, config)
-            terms += _edge(patch, known, above * part * signs[kind], polygon, scale, vertex_sd or config.vertex_gsd * accuracy.gsd, shift_sd)
+            terms += _edge(
+                patch, known, above * part * signs[kind], polygon, scale, vertex_sd or config.vertex_gsd * accuracy.gsd, shift_sd
+            )
             if kind != "volume_net":
                 terms.append(_rectified(patch, known, inside, above))
             uncertainty = math.sqrt(sum(term**2 for term in terms))
         results.append(
             Measurement(
                 kind=kind,
-                quantity=Quantity(value=value, unit="m3", standard_uncertainty=uncertainty, propagation="drone.propagation_volume"),
+                quantity=Quantity(
+                    value=value, unit="m3", standard_uncertainty=uncertainty, propagation="drone.propagation_volume"
+                ),
                 geometry=shapely.geometry.mapping(polygon),
                 crs=crs,
                 base=base,
@@ -400,7 +413,7 @@ def _spread_of(c: NDArray[np.float64], range_cells: float) -> float:
         padded[: c.shape[0], : c.shape[1]] = c
         c = padded.reshape(rows // factor, factor, cols // factor, factor).sum(axis=(1, 3))
         range_cells /= factor
-    reach = int(math.ceil(3.5 * range_cells))
+    reach = math.ceil(3.5 * range_cells)
     shape = tuple(fft.next_fast_len(side + reach, real=True) for side in c.shape)
     rows, cols = (np.minimum(np.arange(side), side - np.arange(side)) for side in shape)
     kernel = np.exp(-(np.add.outer(rows.astype(float) ** 2, cols.astype(float) ** 2)) / range_cells**2)
@@ -432,7 +445,7 @@ def _edge(
             length = float(np.hypot(*(q - p)))
             if length == 0:
                 continue
-            n = max(4, int(math.ceil(length / step)))
+            n = max(4, math.ceil(length / step))
             s = (np.arange(n) + 0.5) / n
             spots = p + s[:, None] * (q - p)
             col = np.clip(np.rint((spots[:, 0] - top_left[0]) / cell_x).astype(int), 0, above.shape[1] - 1)
@@ -456,8 +469,8 @@ def _rectified(patch: _Patch, known: NDArray[np.bool_], area: NDArray[np.float64
     return float(np.sum(area * sd * (norm.pdf(t) - t * norm.cdf(-t))))
 
 
-def polygons_of(document: Mapping[str, Any], *, where: str) -> list[tuple[str, Mapping[str, Any], CRS]]:
-    """(name, geometry, CRS) of each polygon in a GeoJSON document (RFC 7946, or with the older `crs` member).
+def polygons_of(document: Mapping[str, Any], *, where: str) -> list[tuple[str, Mapping[str, Any], CRS, bool]]:
+    """(name, geometry, CRS, drawn on this survey) of each polygon in a GeoJSON document (RFC 7946, or with the older `crs`).
 
     Raises:
         FormatError: not GeoJSON, or without polygons.
@@ -478,18 +491,23 @@ def polygons_of(document: Mapping[str, Any], *, where: str) -> list[tuple[str, M
         features = [document]
     else:
         features = [{"type": "Feature", "properties": {}, "geometry": document}]
-    found: list[tuple[str, Mapping[str, Any], CRS]] = []
+    found: list[tuple[str, Mapping[str, Any], CRS, bool]] = []
     for number, feature in enumerate(features, start=1):
         geometry = feature.get("geometry") if isinstance(feature, Mapping) else None
         if not isinstance(geometry, Mapping):
             raise FormatError("drone.not_geojson", path=where)
         properties = feature.get("properties") or {}
+        if not isinstance(properties, Mapping):
+            raise FormatError("drone.not_geojson", path=where)
+        drawn = properties.get("drawn_on_survey") is True
         name = str(properties.get("name") or feature.get("id") or number)
         if geometry.get("type") == "MultiPolygon" and isinstance(geometry.get("coordinates"), list):
             parts = geometry["coordinates"]
-            found += [(f"{name}-{i}", {"type": "Polygon", "coordinates": part}, crs) for i, part in enumerate(parts, start=1)]
+            found += [
+                (f"{name}-{i}", {"type": "Polygon", "coordinates": part}, crs, drawn) for i, part in enumerate(parts, start=1)
+            ]
         else:
-            found.append((name, geometry, crs))
+            found.append((name, geometry, crs, drawn))
     if not found:
         raise FormatError("drone.no_polygons", path=where)
     return found

@@ -43,7 +43,9 @@ class MeshConfig:
         limits = {"vertices": (100, 50_000_000), "texture": (64, 16384), "quality": (1, 100)}
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
-                raise ConfigError("drone.setting_out_of_range", setting=f"mesh.{name}", found=str(getattr(self, name)), low=low, high=high)
+                raise ConfigError(
+                    "drone.setting_out_of_range", setting=f"mesh.{name}", found=str(getattr(self, name)), low=low, high=high
+                )
 
 
 def triangulate(heights: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
@@ -87,7 +89,11 @@ def write_mesh(path: Path, surface: SurfaceModel, orthomosaic: Orthomosaic, *, c
         raise CoverageError("drone.surface_empty")
     transform = surface.raster.grid.transform
     col, row = cells[:, 1] * step + step // 2 + 0.5, cells[:, 0] * step + step // 2 + 0.5
-    east, north, up = transform.c + col * transform.a, transform.f + row * transform.e, thin[cells[:, 0], cells[:, 1]].astype(np.float64)
+    east, north, up = (
+        transform.c + col * transform.a,
+        transform.f + row * transform.e,
+        thin[cells[:, 0], cells[:, 1]].astype(np.float64),
+    )
     origin = np.floor([east.mean(), north.mean(), up.min()])
     vertices = np.stack([east - origin[0], up - origin[2], -(north - origin[1])], axis=1).astype("<f4")
     west, south, right, top = orthomosaic.raster.grid.bounds
@@ -122,7 +128,10 @@ def write_mesh(path: Path, surface: SurfaceModel, orthomosaic: Orthomosaic, *, c
         "nodes": [{"mesh": 0, "name": "surface"}],
         "meshes": [{"primitives": [{"attributes": {"POSITION": 1, "TEXCOORD_0": 2}, "indices": 0, "material": 0, "mode": 4}]}],
         "materials": [
-            {"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}, "metallicFactor": 0.0, "roughnessFactor": 1.0}, "doubleSided": True}
+            {
+                "pbrMetallicRoughness": {"baseColorTexture": {"index": 0}, "metallicFactor": 0.0, "roughnessFactor": 1.0},
+                "doubleSided": True,
+            }
         ],
         "textures": [{"source": 0, "sampler": 0}],
         "samplers": [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}],

@@ -40,7 +40,8 @@ class OrthoConfig:
     feather: width of the blend along a seam (cells); wide blends double edges that do not meet.
     occlusion_tolerance: something must stand this far above the line of sight to hide a cell (m).
     border: photo pixels this near to the edge of a photo are not used (share of the width).
-    gain_pull: weight that holds each gain at 1 against the overlaps' weight of 1 (1); small: seamless but drifting colours.
+    gain_pull, colour_pull: weight that holds each photo's brightness and colour as they are, against 1 of an overlap (1);
+        small: seamless but drifting.
     max_gain: largest brightness correction (factor).
     threads: workers (count), 0 = all processors; does not change the result.
     """
@@ -52,7 +53,8 @@ class OrthoConfig:
     feather: float = 8.0
     occlusion_tolerance: float = 0.15
     border: float = 0.01
-    gain_pull: float = 0.5
+    gain_pull: float = 0.3
+    colour_pull: float = 1.5
     max_gain: float = 2.0
     threads: int = 0
 
@@ -66,12 +68,15 @@ class OrthoConfig:
             "occlusion_tolerance": (0, 10),
             "border": (0, 0.3),
             "gain_pull": (0.01, 100),
+            "colour_pull": (0.01, 100),
             "max_gain": (1, 10),
             "threads": (0, 1024),
         }
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
-                raise ConfigError("drone.setting_out_of_range", setting=f"ortho.{name}", found=str(getattr(self, name)), low=low, high=high)
+                raise ConfigError(
+                    "drone.setting_out_of_range", setting=f"ortho.{name}", found=str(getattr(self, name)), low=low, high=high
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,7 +94,11 @@ class Orthomosaic:
 
 
 def build_orthomosaic(
-    reconstruction: Reconstruction, surface: SurfaceModel, *, config: OrthoConfig = OrthoConfig(), progress: Progress = no_progress
+    reconstruction: Reconstruction,
+    surface: SurfaceModel,
+    *,
+    config: OrthoConfig = OrthoConfig(),
+    progress: Progress = no_progress,
 ) -> Orthomosaic:
     """Orthomosaic on the surface's extent, in its CRS.
 
@@ -160,7 +169,11 @@ def _lines_of_sight(reconstruction: Reconstruction, names: tuple[str, ...], bord
     for name in names:
         pose, camera = reconstruction.poses[name], reconstruction.cameras[photos[name].camera_id]
         rim = border * camera.size[0] + 2
-        rows.append(np.concatenate([pose.R.ravel(), pose.C, opencv_params(camera), [rim, rim, camera.size[0] - rim, camera.size[1] - rim]]))
+        rows.append(
+            np.concatenate(
+                [pose.R.ravel(), pose.C, opencv_params(camera), [rim, rim, camera.size[0] - rim, camera.size[1] - rim]]
+            )
+        )
     return np.array(rows)
 
 
@@ -250,7 +263,7 @@ def _choose(
     def sees(index: int) -> NDArray[np.bool_]:
         return np.unpackbits(seen[index], axis=1, count=width).astype(bool)
 
-    window = int(round(config.seam_window / cell)) | 1
+    window = round(config.seam_window / cell) | 1
     for _ in range(2 if window > 1 else 0):
         votes = np.zeros(ground.shape, np.float32)
         elected = np.zeros(ground.shape, np.uint16)
@@ -260,7 +273,7 @@ def _choose(
             elected[better], votes[better] = index + 1, share[better]
         labels = np.where(elected > 0, elected, labels)
     # Things without heights lean differently in every photo: a seam through them tears them.
-    patches, count = ndimage.label(ndimage.binary_closing(drawable & ~known, iterations=max(1, round(0.2 / cell))) & drawable)
+    patches, _ = ndimage.label(ndimage.binary_closing(drawable & ~known, iterations=max(1, round(0.2 / cell))) & drawable)
     rim = max(1, round(0.5 / cell))
     for number, box in enumerate(ndimage.find_objects(patches), start=1):
         around = tuple(slice(max(0, part.start - rim), part.stop + rim) for part in box)
@@ -270,7 +283,9 @@ def _choose(
             continue
         patch = ndimage.binary_dilation(patch, iterations=rim) & drawable[around]
         whole = [
-            (float(slopes[index][around][patch].mean()), index) for index in range(len(lines)) if np.isfinite(slopes[index][around][patch]).mean() > 0.98
+            (float(slopes[index][around][patch].mean()), index)
+            for index in range(len(lines))
+            if np.isfinite(slopes[index][around][patch]).mean() > 0.98
         ]
         if whole:
             inner = patch & np.isfinite(slopes[min(whole)[1]][around])
@@ -289,7 +304,7 @@ def _gains(
     datum: float,
     config: OrthoConfig,
 ) -> NDArray[np.float64]:
-    """Factor per photo and colour, (n, 3): log brightness differences over all overlaps, least squares with a pull to 1."""
+    """Factor per photo and colour, (n, 3), that levels the differences seen in all overlaps."""
     import cv2
 
     photos = {photo.name: photo for photo in reconstruction.flight.photos}
@@ -313,27 +328,37 @@ def _gains(
         return np.log(values)
 
     logs = np.stack(in_threads(sample, range(len(names)), config.threads))
-    gains = np.ones((len(names), 3))
-    for band in range(3):
-        entries: list[tuple[int, int, float, float]] = []
-        for a in range(len(names)):
-            for b in range(a + 1, len(names)):
-                difference = logs[a, :, band] - logs[b, :, band]
-                difference = difference[np.isfinite(difference)]
-                if len(difference) >= 30:
-                    entries.append((a, b, float(np.median(difference)), min(1.0, float(np.sqrt(len(difference) / 1000)))))
-        if not entries:
-            continue
-        design = sparse.lil_matrix((len(entries) + len(names), len(names)))
-        wanted = np.zeros(len(entries) + len(names))
-        for row, (a, b, value, weight) in enumerate(entries):
-            design[row, a], design[row, b], wanted[row] = weight, -weight, -weight * value
-        for index in range(len(names)):  # A pull to 1 keeps chains of photos from drifting in brightness and colour.
-            design[len(entries) + index, index] = config.gain_pull
-        normal = sparse.csc_matrix(design.T @ design)
-        solved = np.atleast_1d(spsolve(normal, design.T @ wanted))
-        gains[:, band] = np.clip(np.exp(solved), 1 / config.max_gain, config.max_gain)
-    return np.round(gains, 4)
+    # Brightness follows the overlaps; colour is held, since small casts would add up over a chain of photos.
+    light = logs.mean(axis=2)
+    gains = _levelled(light, config.gain_pull)[:, None] + np.stack(
+        [_levelled(logs[:, :, band] - light, config.colour_pull) for band in range(3)], axis=1
+    )
+    # What was not burnt out in the photos shall not burn out here.
+    with np.errstate(invalid="ignore"):
+        drawn = np.nanquantile(light + gains.mean(axis=1)[:, None], 0.99) if np.isfinite(light).any() else 0.0
+    gains -= max(0.0, float(drawn) - np.log(230.0))
+    return np.round(np.clip(np.exp(gains), 1 / config.max_gain, config.max_gain), 4)
+
+
+def _levelled(logs: NDArray[np.float64], pull: float) -> NDArray[np.float64]:
+    """Log gain per photo, (n,), from log values (n, samples), NaN = not seen: least squares over all pairs of photos."""
+    count = len(logs)
+    normal, right = sparse.lil_matrix((count, count)), np.zeros(count)
+    normal.setdiag(pull**2)
+    for a in range(count):
+        for b in range(a + 1, count):
+            difference = logs[a] - logs[b]
+            difference = difference[np.isfinite(difference)]
+            if len(difference) < 30:
+                continue
+            weight, value = min(1.0, len(difference) / 1000), float(np.median(difference))
+            normal[a, a] += weight
+            normal[b, b] += weight
+            normal[a, b] -= weight
+            normal[b, a] -= weight
+            right[a] -= weight * value
+            right[b] += weight * value
+    return np.atleast_1d(spsolve(sparse.csc_matrix(normal), right))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -390,7 +415,7 @@ def _draw(
     row_of = np.minimum(((np.arange(rows) + 0.5) * cell / side).astype(int), labels.shape[0] - 1)
     col_of = np.minimum(((np.arange(cols) + 0.5) * cell / side).astype(int), labels.shape[1] - 1)
     drawn = labels > 0
-    blur = max(1, int(round(config.feather))) | 1
+    blur = max(1, round(config.feather)) | 1
     decoded: dict[int, NDArray[np.uint8]] = {}
     strip = 512
     for top in range(0, rows, strip):
@@ -410,7 +435,10 @@ def _draw(
         weights = np.zeros((bottom - top, cols), np.float32)
         strongest = np.zeros((bottom - top, cols), np.float32)
 
-        def render(v: int, lo: int = lo, top: int = top, bottom: int = bottom, part: NDArray[np.uint16] = part) -> tuple[int, int, NDArray[np.float32], NDArray[np.float32]]:
+        def render(
+            v: int, lo: int = lo, top: int = top, bottom: int = bottom, part: NDArray[np.uint16] = part,
+            decoded: Mapping[int, NDArray[np.uint8]] = decoded,
+        ) -> tuple[int, int, NDArray[np.float32], NDArray[np.float32]]:
             mask = (part == v).astype(np.float32)
             weight = cv2.GaussianBlur(mask, (0, 0), config.feather / 2) if config.feather > 0 else mask
             weight = weight[top - lo : bottom - lo]
@@ -438,7 +466,9 @@ def _draw(
             picture[band, top:bottom] = np.where(filled, colour[:, :, band], 0)
         picture[3, top:bottom] = np.where(filled, 255, 0)
         sources[0, top:bottom][~filled] = 0
-        sources[1, top:bottom] = np.where(filled, np.where(known[row_of[top:bottom]][:, col_of], MEASURED, INTERPOLATED), NOT_DRAWN)
+        sources[1, top:bottom] = np.where(
+            filled, np.where(known[row_of[top:bottom]][:, col_of], MEASURED, INTERPOLATED), NOT_DRAWN
+        )
         progress("drone.stage_ortho", bottom / rows)
     grid = Grid(shape=(rows, cols), transform=Affine(cell, 0, west, 0, -cell, north), crs=coarse.crs)
     return Orthomosaic(

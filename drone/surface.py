@@ -55,7 +55,9 @@ class SurfaceConfig:
         }
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
-                raise ConfigError("drone.setting_out_of_range", setting=f"surface.{name}", found=str(getattr(self, name)), low=low, high=high)
+                raise ConfigError(
+                    "drone.setting_out_of_range", setting=f"surface.{name}", found=str(getattr(self, name)), low=low, high=high
+                )
 
 
 def build_surface(cloud: DenseCloud, reconstruction: Reconstruction, *, config: SurfaceConfig = SurfaceConfig()) -> SurfaceModel:
@@ -100,7 +102,9 @@ def build_surface(cloud: DenseCloud, reconstruction: Reconstruction, *, config: 
     grid = Grid(shape=(rows, cols), transform=Affine(cell, 0, west, 0, -cell, north), crs=reconstruction.flight.crs)
     density = np.where(np.isfinite(height), count / cell**2, np.nan).astype(np.float32)
     return SurfaceModel(
-        raster=Raster(data=(height.astype(np.float64) + datum).astype(np.float32)[None], grid=grid, nodata=float("nan"), unit="m"),
+        raster=Raster(
+            data=(height.astype(np.float64) + datum).astype(np.float32)[None], grid=grid, nodata=float("nan"), unit="m"
+        ),
         kind="dsm",
         height_kind=reconstruction.flight.height_kind,
         standard_uncertainty=Raster(data=deviation[None], grid=grid, nodata=float("nan"), unit="m"),

@@ -197,13 +197,16 @@ class DenseCloud:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SurfaceModel:
-    """raster: one band float32 m, NaN = nothing known; standard_uncertainty: same grid, m; density: points/m2."""
+    """raster: one band float32 m, NaN = nothing known; standard_uncertainty: same grid, m; density: points/m2.
+
+    Both are None for a surface that came without them.
+    """
 
     raster: Raster
     kind: Literal["dsm", "dtm"]
     height_kind: HeightKind
-    standard_uncertainty: Raster
-    density: Raster
+    standard_uncertainty: Raster | None
+    density: Raster | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
