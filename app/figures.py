@@ -95,7 +95,9 @@ def when(stored: StoredResult, finding: Finding, lang: Lang) -> str:
 def feature_collection(shown: Iterable[ShownFinding]) -> dict[str, Any]:
     """GeoJSON (EPSG:4326) of the findings that have a place."""
     features = [
-        {"type": "Feature", "properties": {"key": entry.key}, "geometry": entry.geometry} for entry in shown if entry.geometry is not None
+        {"type": "Feature", "properties": {"key": entry.key}, "geometry": entry.geometry}
+        for entry in shown
+        if entry.geometry is not None
     ]
     return {"type": "FeatureCollection", "features": features}
 
@@ -148,7 +150,9 @@ def bounds(shown: Sequence[ShownFinding], layers: Sequence[Mapping[str, Any]]) -
     """[west, south, east, north] of all findings, or of the layers when no finding has a place; None when nothing has."""
     from shapely.geometry import shape
 
-    boxes = [shape(entry.geometry).bounds for entry in shown if entry.geometry is not None] or [tuple(layer["bounds"]) for layer in layers]
+    boxes = [shape(entry.geometry).bounds for entry in shown if entry.geometry is not None] or [
+        tuple(layer["bounds"]) for layer in layers
+    ]
     if not boxes:
         return None
     west, south, east, north = (pick(box[index] for box in boxes) for index, pick in enumerate((min, min, max, max)))

@@ -11,13 +11,20 @@ st.set_page_config(page_title="geoevidence", layout="wide")
 # The switch comes first, so that everything below is drawn in the language that was just chosen.
 with st.sidebar:
     st.segmented_control(
-        "中文 / English", ["zh", "en"], default="zh", required=True, key="lang", format_func={"zh": "中文", "en": "English"}.get, label_visibility="collapsed"
+        "中文 / English",
+        ["zh", "en"],
+        default="zh",
+        required=True,
+        key="lang",
+        format_func={"zh": "中文", "en": "English"}.get,
+        label_visibility="collapsed",
     )
+# No page icons: Streamlit makes the browser fetch them from a foreign host for the tab.
 PAGES = {
-    "cases": st.Page(state.screen(cases.show), title=state.t("page.cases"), url_path="cases", icon=":material/folder:", default=True),
-    "case": st.Page(state.screen(case.show), title=state.t("page.case"), url_path="case", icon=":material/map:"),
-    "upload": st.Page(state.screen(upload.show), title=state.t("page.upload"), url_path="upload", icon=":material/upload:"),
-    "packages": st.Page(state.screen(packages.show), title=state.t("page.packages"), url_path="packages", icon=":material/verified:"),
+    "cases": st.Page(state.screen(cases.show), title=state.t("page.cases"), url_path="cases", default=True),
+    "case": st.Page(state.screen(case.show), title=state.t("page.case"), url_path="case"),
+    "upload": st.Page(state.screen(upload.show), title=state.t("page.upload"), url_path="upload"),
+    "packages": st.Page(state.screen(packages.show), title=state.t("page.packages"), url_path="packages"),
 }
 st.session_state["pages"] = PAGES
 page = st.navigation(list(PAGES.values()))

@@ -171,7 +171,9 @@ def routes(workspace: Path, *, open_workspace: Callable[[], Any]) -> list[Route]
 
 def streamlit_options(host: str, port: int) -> dict[str, Any]:
     """What Streamlit is told: local fonts, no telemetry, no development tools."""
-    faces = [{"family": "Noto Sans SC", "url": f"/assets/fonts/NotoSansSC-{w}.ttf", "weight": w, "style": "normal"} for w in (400, 700)]
+    faces = [
+        {"family": "Noto Sans SC", "url": f"/assets/fonts/NotoSansSC-{w}.ttf", "weight": w, "style": "normal"} for w in (400, 700)
+    ]
     return {
         "server.address": host,
         "server.port": port,

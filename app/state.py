@@ -104,5 +104,7 @@ def synthetic_banner(case: Case) -> bool:
     synthetic = case.demonstration or any(finding.synthetic for _, finding in case.findings())
     if synthetic:
         text = f"{render('core.synthetic', {}, lang())}　{t('banner.synthetic')}"
-        st.html(f'<div class="geo-banner" style="background:#b42318;color:#fff;padding:8px 14px;border-radius:4px;font-weight:700">{text}</div>')
+        st.html(
+            f'<div class="geo-banner" style="background:#b42318;color:#fff;padding:8px 14px;border-radius:4px;font-weight:700">{text}</div>'
+        )
     return synthetic

@@ -72,7 +72,11 @@ def safe_name(text: str) -> str:
     """`text` as a relative POSIX path in NFC. Raises InputError when a part is empty, `.`, `..`, too long or holds control signs."""
     parts = unicodedata.normalize("NFC", text).replace("\\", "/").split("/")
     for part in parts:
-        if part in ("", ".", "..") or len(part.encode()) > 200 or any(unicodedata.category(c) in ("Cc", "Cs") or c in '<>:"|?*' for c in part):
+        if (
+            part in ("", ".", "..")
+            or len(part.encode()) > 200
+            or any(unicodedata.category(c) in ("Cc", "Cs") or c in '<>:"|?*' for c in part)
+        ):
             raise InputError("app.upload_bad_name", name=repr(text))
     return "/".join(parts)
 

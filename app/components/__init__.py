@@ -39,8 +39,14 @@ def _component(name: str) -> Callable[..., Any]:
 
 
 def case_map(
-    key: str, *, findings: Mapping[str, Any], labels: list[Mapping[str, Any]], rasters: list[Mapping[str, Any]], bounds: list[float] | None,
-    selected: str | None, banner: str,
+    key: str,
+    *,
+    findings: Mapping[str, Any],
+    labels: list[Mapping[str, Any]],
+    rasters: list[Mapping[str, Any]],
+    bounds: list[float] | None,
+    selected: str | None,
+    banner: str,
 ) -> str | None:
     """Show the map; returns the key of the finding that was just clicked, or None.
 
@@ -59,8 +65,8 @@ def case_map(
 
 def compare(key: str, *, before: Mapping[str, str], after: Mapping[str, str], texts: Mapping[str, str]) -> None:
     """Show two pictures of one place with a bar that wipes between them. before, after: {source (address), title}."""
-    data = {"key": f"{before['source']} {after['source']}", "before": before, "after": after, **texts, "css": _built("compare", ".css")}
-    _component("compare")(key=key, data=data)
+    shown = {"before": before, "after": after, **texts, "css": _built("compare", ".css")}
+    _component("compare")(key=key, data={**shown, "key": json.dumps(shown, sort_keys=True)})
 
 
 def upload_form(key: str, *, case: str, texts: Mapping[str, str], on_finished: Callable[[], None]) -> None:

@@ -60,7 +60,10 @@ def _findings(case: Case, synthetic: bool) -> None:
         st.session_state[f"finding-{case.id}"] = clicked
     with right:
         key = st.selectbox(
-            t("case.finding"), list(by_key), key=f"finding-{case.id}", format_func=lambda name: f"{by_key[name].number}  {by_key[name].title}"
+            t("case.finding"),
+            list(by_key),
+            key=f"finding-{case.id}",
+            format_func=lambda name: f"{by_key[name].number}  {by_key[name].title}",
         )
         if clicked in by_key and clicked != key:
             key = clicked
@@ -165,21 +168,30 @@ def _custody(case: Case) -> None:
 
 def _items(case: Case) -> None:
     roles = ("original", "derived", "record")
-    role = st.segmented_control(t("items.role"), roles, default="original", required=True, key=f"role-{case.id}", format_func=lambda name: t(f"items.{name}"))
+    role = st.segmented_control(
+        t("items.role"),
+        roles,
+        default="original",
+        required=True,
+        key=f"role-{case.id}",
+        format_func=lambda name: t(f"items.{name}"),
+    )
     rows = [
         {
+            t("items.open"): state.file_address(case, item),
             t("items.id"): item.id,
             t("items.path"): item.path,
             t("items.size"): item.size,
             "SHA-256": item.sha256,
             "SM3": item.sm3,
-            t("items.open"): state.file_address(case, item),
         }
         for item in case.items(role=role)
     ]
     st.caption(t("items.note", count=len(rows)))
     if rows:
-        st.dataframe(rows, hide_index=True, column_config={t("items.open"): st.column_config.LinkColumn(display_text=t("items.open"))})
+        st.dataframe(
+            rows, hide_index=True, column_config={t("items.open"): st.column_config.LinkColumn(display_text=t("items.open"))}
+        )
 
 
 # ---------------------------------------------------------------- report and package
@@ -196,7 +208,9 @@ def _issue(case: Case) -> None:
                 item = report_case(case, lang=language)
             st.success(t("issue.report_done", item=item.id))
     for item in (item for item in case.items() if item.media_type == "application/pdf" and item.path.startswith("report/")):
-        st.link_button(plain(f"{item.id}  {item.path.rpartition('/')[2]}"), state.file_address(case, item), icon=":material/picture_as_pdf:")
+        st.link_button(
+            plain(f"{item.id}  {item.path.rpartition('/')[2]}"), state.file_address(case, item), icon=":material/picture_as_pdf:"
+        )
     st.subheader(t("issue.package"), anchor=False)
     st.caption(t("issue.package_note"))
     if st.button(t("issue.seal"), key=f"seal-{case.id}"):

@@ -14,7 +14,11 @@ from geoevidence.messages import render
 if TYPE_CHECKING:
     from geoevidence.trust import VerificationReport
 
-_LOOK = {"passed": ("green", ":material/check_circle:"), "failed": ("red", ":material/cancel:"), "not_checked": ("orange", ":material/help:")}
+_LOOK = {
+    "passed": ("green", ":material/check_circle:"),
+    "failed": ("red", ":material/cancel:"),
+    "not_checked": ("orange", ":material/help:"),
+}
 
 
 def _found() -> list[Path]:

@@ -42,7 +42,9 @@ def _ask_to_register() -> None:
 def _register(case: Case, area: UploadArea, label: str) -> None:
     """Bring what is complete on the server into the case: digests, copy, event, receipt."""
     with state.shown_errors(), st.spinner(t("upload.registering")), area.staged(case.id) as folder:
-        st.session_state[f"receipt-{case.id}"] = case.ingest(folder, label=label.strip() or t("upload.default_label"), kind="received")
+        st.session_state[f"receipt-{case.id}"] = case.ingest(
+            folder, label=label.strip() or t("upload.default_label"), kind="received"
+        )
 
 
 def _waiting(case: Case, area: UploadArea, label: str) -> None:
@@ -67,10 +69,14 @@ def _receipt(case: Case) -> None:
         st.markdown(f"#### {t('upload.short_code')}  `{done.short_code}`")
         st.caption(t("upload.short_code_note"))
     st.markdown(t("upload.registered", new=len(done.items), old=len(done.already_present)))
-    rows = [{t("items.path"): item.path, t("items.size"): item.size, "SHA-256": item.sha256, "SM3": item.sm3} for item in done.items]
+    rows = [
+        {t("items.path"): item.path, t("items.size"): item.size, "SHA-256": item.sha256, "SM3": item.sm3} for item in done.items
+    ]
     if rows:
         st.dataframe(rows, hide_index=True)
     for name, reason in done.skipped.items():
         st.warning(plain(f"{name}: {reason.render(state.lang())}"))
     if done.receipt_html is not None:
-        st.download_button(t("upload.receipt_file"), done.receipt_html.read_bytes(), file_name=done.receipt_html.name, mime="text/html")
+        st.download_button(
+            t("upload.receipt_file"), done.receipt_html.read_bytes(), file_name=done.receipt_html.name, mime="text/html"
+        )

@@ -131,7 +131,9 @@ class _Builder:
         self.results = tuple(case.results())
         self.findings = tuple(case.findings())
         self.checkpoint = case.log_checkpoint()
-        self.synthetic = case.demonstration or any(f.synthetic for _, f in self.findings) or any(r.result.synthetic for r in self.results)
+        self.synthetic = (
+            case.demonstration or any(f.synthetic for _, f in self.findings) or any(r.result.synthetic for r in self.results)
+        )
 
     def t(self, message_id: str, **values: Any) -> str:
         return render(f"report.{message_id}", values, self.lang)
@@ -166,7 +168,9 @@ class _Builder:
             subtitle=self.t("subtitle.auxiliary") if auxiliary else self.t("subtitle.surveying"),
             mark=render("core.synthetic", {}, self.lang) if self.synthetic else "",
             moment=self.events[-1].time_claimed,
-            footer=self.t("footer", number=self.case.number, root=self.checkpoint.root.hex()[:16], size=self.checkpoint.tree_size),
+            footer=self.t(
+                "footer", number=self.case.number, root=self.checkpoint.root.hex()[:16], size=self.checkpoint.tree_size
+            ),
             sections=sections,
             numbers=tuple(finding.quantity for _, finding in self.findings if finding.quantity is not None),
         )
@@ -184,7 +188,10 @@ class _Builder:
                     (self.t("front.number"), self.case.number),
                     (self.t("front.id"), self.case.id),
                     (self.t("front.moment"), self._moment(self.events[-1].time_claimed)),
-                    (self.t("front.log"), self.t("front.log_value", size=self.checkpoint.tree_size, root=self.checkpoint.root.hex())),
+                    (
+                        self.t("front.log"),
+                        self.t("front.log_value", size=self.checkpoint.tree_size, root=self.checkpoint.root.hex()),
+                    ),
                 )
             ),
             Text(text=self.t("summary.lead", count=len(rows)), style="lead"),
@@ -223,7 +230,10 @@ class _Builder:
             *([(self.t("finding.error_how"), render(finding.quantity.propagation, {}, self.lang))] if finding.quantity else []),
             *self._where(finding),
             (self.t("finding.method"), finding.method.render(self.lang)),
-            (self.t("finding.run"), self.t("finding.run_value", process=self._process_name(stored), event=stored.event.event_id, id=finding.id)),
+            (
+                self.t("finding.run"),
+                self.t("finding.run_value", process=self._process_name(stored), event=stored.event.event_id, id=finding.id),
+            ),
             (self.t("finding.sources"), self._sources(finding)),
         ]
         blocks.append(Rows(rows=tuple(rows)))
@@ -237,7 +247,9 @@ class _Builder:
         if not any(isinstance(block, Figures) for block in blocks):
             blocks.append(Text(text=self.t("finding.no_picture"), style="note"))
         mark = self.t("finding.mark", mark=render("core.synthetic", {}, self.lang)) if finding.synthetic else ""
-        return Section(title=self.t("finding.title", number=number, mark=mark), blocks=tuple(blocks), level=2, new_page=number > 1)
+        return Section(
+            title=self.t("finding.title", number=number, mark=mark), blocks=tuple(blocks), level=2, new_page=number > 1
+        )
 
     def _when(self, stored: StoredResult, finding: Finding) -> str:
         if finding.period is None:
@@ -278,9 +290,14 @@ class _Builder:
             (self.t("finding.grid"), self.t("finding.grid_value", north=f"{inside.y:.2f}", east=f"{inside.x:.2f}", crs=label)),
             (
                 self.t("finding.extent"),
-                self.t("finding.extent_value", north=f"{north:.2f}", south=f"{south:.2f}", west=f"{west:.2f}", east=f"{east:.2f}"),
+                self.t(
+                    "finding.extent_value", north=f"{north:.2f}", south=f"{south:.2f}", west=f"{west:.2f}", east=f"{east:.2f}"
+                ),
             ),
-            (self.t("finding.datum"), self.t("finding.datum_cgcs" if china else "finding.datum_utm", crs=reference.crs_label(source))),
+            (
+                self.t("finding.datum"),
+                self.t("finding.datum_cgcs" if china else "finding.datum_utm", crs=reference.crs_label(source)),
+            ),
         ]
 
     def _sources(self, finding: Finding) -> str:
@@ -314,7 +331,9 @@ class _Builder:
         return self.t(f"process.{stored.result.process}")
 
     def _process(self) -> list[Section]:
-        sections = [Section(title=self.t("process.title"), blocks=(Text(text=self.t("process.reading"), style="note"),), new_page=True)]
+        sections = [
+            Section(title=self.t("process.title"), blocks=(Text(text=self.t("process.reading"), style="note"),), new_page=True)
+        ]
         for stored in self.results:
             process = stored.event.process
             rows = [
@@ -366,7 +385,13 @@ class _Builder:
             title=self.t("custody.title"),
             blocks=(
                 Text(text=self.t("custody.reading"), style="note"),
-                Table(header=tuple(self.t(f"custody.{name}") for name in names), rows=rows, widths=(0.6, 2.5, 2.0, 2.2, 0.8, 0.8, 2.2), mono=(6,), small=True),
+                Table(
+                    header=tuple(self.t(f"custody.{name}") for name in names),
+                    rows=rows,
+                    widths=(0.6, 2.5, 2.0, 2.2, 0.8, 0.8, 2.2),
+                    mono=(6,),
+                    small=True,
+                ),
             ),
             new_page=True,
         )
@@ -381,7 +406,10 @@ class _Builder:
         for number in range(1, 5):
             blocks.append(Text(text=self.t(f"verify.step{number}"), style="list"))
             blocks.append(Text(text=self.t(f"verify.command{number}"), style="code"))
-        blocks += [Text(text=self.t(f"verify.{name}"), style="note") for name in ("verdicts", "digest_is_not_truth", "key", "not_in_list")]
+        blocks += [
+            Text(text=self.t(f"verify.{name}"), style="note")
+            for name in ("verdicts", "digest_is_not_truth", "key", "not_in_list")
+        ]
         return Section(title=self.t("verify.title"), blocks=tuple(blocks))
 
     def _signatures(self) -> Section:
@@ -390,13 +418,22 @@ class _Builder:
             title=self.t("sign.title"),
             blocks=(
                 Text(text=self.t("sign.reading"), style="note"),
-                SignatureLines(roles=tuple((render(f"case.field.{name}", {}, self.lang), self.sheet.get(name, "")) for name in names)),
-                Rows(rows=tuple((render(f"case.field.{name}", {}, self.lang), self.sheet.get(name, "")) for name in ("refusal_reason", UNDERTAKING))),
+                SignatureLines(
+                    roles=tuple((render(f"case.field.{name}", {}, self.lang), self.sheet.get(name, "")) for name in names)
+                ),
+                Rows(
+                    rows=tuple(
+                        (render(f"case.field.{name}", {}, self.lang), self.sheet.get(name, ""))
+                        for name in ("refusal_reason", UNDERTAKING)
+                    )
+                ),
             ),
         )
 
     def _digests(self) -> Section:
-        rows = tuple((f"{item.id}\n{item.size:,}", f"{item.path}\nSHA-256  {item.sha256}\nSM3      {item.sm3}") for item in self.items)
+        rows = tuple(
+            (f"{item.id}\n{item.size:,}", f"{item.path}\nSHA-256  {item.sha256}\nSM3      {item.sm3}") for item in self.items
+        )
         header = (self.t("digests.item"), self.t("digests.digests"))
         reading = Text(text=self.t("digests.reading", count=len(rows)), style="note")
         table = Table(header=header, rows=rows, widths=(1.0, 4.6), mono=(0, 1), small=True)

@@ -57,7 +57,8 @@ def pdf_bytes(document: Document) -> bytes:
             "numbers": [],
             "labels": {name: render(f"report.label.{name}", {}, document.lang) for name in _LABELS},
             "sections": [
-                {**asdict(section), "blocks": [_block(block, folder) for block in section.blocks]} for section in document.sections
+                {**asdict(section), "blocks": [_block(block, folder) for block in section.blocks]}
+                for section in document.sections
             ],
         }
         (folder / "document.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")

@@ -54,10 +54,15 @@ def analyse(case: Case, items: tuple) -> None:
         after[window] = np.clip(rng.normal((190, 170, 130), 8, after[window].shape), 0, 255)
         magnitude[window] = rng.normal(-0.35, 0.03, magnitude[window].shape)
     with case.derivation(process="satellite.monitor", inputs=items, parameters={"order": 3}, seed=5) as run:
-        products = [_raster(run.out, "orthomosaic.tif", "orthomosaic", after), _raster(run.out, "magnitude.tif", "magnitude", magnitude)]
+        products = [
+            _raster(run.out, "orthomosaic.tif", "orthomosaic", after),
+            _raster(run.out, "magnitude.tif", "magnitude", magnitude),
+        ]
         findings = []
         for name in SQUARES:
-            findings.append(_finding(name, run.out, before, after, products, sources=tuple(f"sha256:{item.sha256}" for item in items)))
+            findings.append(
+                _finding(name, run.out, before, after, products, sources=tuple(f"sha256:{item.sha256}" for item in items))
+            )
         result = ProcessResult(
             process="satellite.monitor",
             parameters={"order": 3, "history_start": "2020-01-01"},
@@ -82,15 +87,21 @@ def _raster(out: Path, name: str, kind: str, values: np.ndarray) -> Product:
     return Product(path=name, kind=kind, media_type=COG, title=Message(id=title))
 
 
-def _finding(name: str, out: Path, before: np.ndarray, after: np.ndarray, products: list[Product], *, sources: tuple[str, ...]) -> Finding:
+def _finding(
+    name: str, out: Path, before: np.ndarray, after: np.ndarray, products: list[Product], *, sources: tuple[str, ...]
+) -> Finding:
     made = []
     for kind, picture, day in (("chip_before", before, "2025-08-14"), ("chip_after", after, "2025-09-03")):
         image, _ = figures.stretch(picture.transpose(2, 0, 1), ((0.0, 255.0),) * 3)
         title = "变化前" if kind == "chip_before" else "变化后"
-        figures.map_picture(out / f"{name}-{kind}.png", image, GRID, title=title, date_text=day, outlines=(outline(name),), synthetic=True)
+        figures.map_picture(
+            out / f"{name}-{kind}.png", image, GRID, title=title, date_text=day, outlines=(outline(name),), synthetic=True
+        )
         made.append(Product(path=f"{name}-{kind}.png", kind=kind, media_type="image/png", title=Message(id=f"{title} {day}")))
     days = [date(2024, 1, 5) + timedelta(days=16 * n) for n in range(44)]
-    values = [0.6 + 0.15 * float(np.sin(n / 23 * 2 * np.pi)) - (0.35 if day > date(2025, 8, 20) else 0.0) for n, day in enumerate(days)]
+    values = [
+        0.6 + 0.15 * float(np.sin(n / 23 * 2 * np.pi)) - (0.35 if day > date(2025, 8, 20) else 0.0) for n, day in enumerate(days)
+    ]
     figures.series_plot(
         out / f"{name}-series.png",
         series={"NDVI": (days, values, [True] * len(days))},
@@ -99,7 +110,9 @@ def _finding(name: str, out: Path, before: np.ndarray, after: np.ndarray, produc
         title=f"{name} 的时间序列",
         synthetic=True,
     )
-    made.append(Product(path=f"{name}-series.png", kind="series_plot", media_type="image/png", title=Message(id=f"{name} 的时间序列")))
+    made.append(
+        Product(path=f"{name}-series.png", kind="series_plot", media_type="image/png", title=Message(id=f"{name} 的时间序列"))
+    )
     table = io.StringIO()
     table.write("date,ndvi\n")
     for day, value in zip(days, values, strict=True):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from geoevidence.custody import Case, Workspace
+from geoevidence.messages import render
+from tests.app.sample import analyse
 
 
 def run_screen(name: str, case: Case | None, lang: str) -> AppTest:
@@ -85,3 +89,31 @@ def test_a_number_that_is_taken_is_said_in_words(sample_workspace: Workspace) ->
     next(button for button in test.button if button.label == "建立").click().run()
     assert len(test.error) == 1
     assert "custody." not in test.error[0].value
+
+
+def test_report_and_package_are_made_and_the_five_verdicts_shown(sample_workspace: Workspace, tmp_path: Path) -> None:
+    case = sample_workspace.new_case("封存-1", fields={"commissioner": "某县人民检察院"}, demonstration=True)
+    (tmp_path / "a.txt").write_bytes(b"a")
+    analyse(case, case.ingest(tmp_path / "a.txt").items)
+    test = run_screen("case", case, "zh")
+    test.button(key=f"report-zh-{case.id}").click().run()
+    assert not test.error, [error.value for error in test.error]
+    report = next(item for item in case.items() if item.path.endswith("report-zh.pdf"))
+    assert case.path_of(report).read_bytes().startswith(b"%PDF")
+    assert [event.type for event in case.events()][-1] == "reported"
+    test.button(key=f"seal-{case.id}").click().run()
+    assert not test.error, [error.value for error in test.error]
+    assert any(part.value.startswith("#### 短码") for part in test.markdown)
+
+    packages = run_screen("packages", None, "zh")
+    next(button for button in packages.button if button.label == "核验").click().run()
+    assert not packages.error or all("演示" in error.value for error in packages.error)
+    said = all_text(packages)
+    for verdict, status in {"intact": "passed", "signed": "not_checked", "time": "not_checked", "continuous": "passed"}.items():
+        name, word = render(f"trust.verdict.{verdict}", {}, "zh"), render(f"trust.status.{status}", {}, "zh")
+        following = said.partition(f"**{name}**\n")[2].splitlines()[0]
+        assert word in following, (verdict, following)
+    assert "trust." not in said
+    packages.text_input[0].input(str(tmp_path / "nothing")).run()
+    next(button for button in packages.button if button.label == "核验").click().run()
+    assert not packages.exception

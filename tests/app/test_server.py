@@ -27,7 +27,9 @@ TUS = {"Tus-Resumable": "1.0.0"}
 @pytest.fixture(scope="module")
 def client(sample_workspace: Workspace) -> Iterator[TestClient]:
     path = sample_workspace.path
-    app = Starlette(routes=routes(path, open_workspace=lambda: open_workspace(path)), middleware=[Middleware(SameOrigin, hosts=LOOPBACK)])
+    app = Starlette(
+        routes=routes(path, open_workspace=lambda: open_workspace(path)), middleware=[Middleware(SameOrigin, hosts=LOOPBACK)]
+    )
     with TestClient(app, base_url="http://127.0.0.1:8501") as test_client:
         yield test_client
 
@@ -53,7 +55,9 @@ def test_requests_of_other_sites_are_refused(client: TestClient, headers: dict[s
     assert client.get("/files/C-0000000000/E-1-1-1", headers=headers).status_code == status
 
 
-@pytest.mark.parametrize(("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("evil.example", False)])
+@pytest.mark.parametrize(
+    ("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("evil.example", False)]
+)
 def test_is_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
@@ -106,7 +110,11 @@ def test_a_single_band_is_coloured_and_its_missing_pixels_are_transparent(client
     assert -0.45 < source.stretch[0] < source.stretch[1] < -0.25
     west, south, east, north = source.bounds
     x, y = tile_of((west + east) / 2, (south + north) / 2, source.minzoom)
-    pixels = np.asarray(Image.open(io.BytesIO(client.get(f"/tiles/{sample_case.id}/{item.id}/{source.minzoom}/{x}/{y}.png").content)).convert("RGBA"))
+    pixels = np.asarray(
+        Image.open(io.BytesIO(client.get(f"/tiles/{sample_case.id}/{item.id}/{source.minzoom}/{x}/{y}.png").content)).convert(
+            "RGBA"
+        )
+    )
     shown = pixels[..., 3] > 0
     assert 0.001 < shown.mean() < 0.3
 
@@ -119,7 +127,9 @@ def test_a_file_that_is_no_raster_has_no_tiles(client: TestClient, sample_case: 
 
 
 def metadata(name: str) -> dict[str, str]:
-    return {"Upload-Metadata": f"filename {base64.b64encode(name.encode()).decode()},filetype {base64.b64encode(b'image/jpeg').decode()}"}
+    return {
+        "Upload-Metadata": f"filename {base64.b64encode(name.encode()).decode()},filetype {base64.b64encode(b'image/jpeg').decode()}"
+    }
 
 
 def start(client: TestClient, case: Case, name: str, size: int) -> str:
@@ -162,7 +172,12 @@ def test_a_bad_name_is_refused(client: TestClient, sample_case: Case, name: str)
 
 @pytest.mark.parametrize(
     ("headers", "status"),
-    [({"Upload-Length": "5"}, 412), ({**TUS}, 400), ({**TUS, "Upload-Length": "-1"}, 400), ({**TUS, "Upload-Length": "9" * 15}, 400)],
+    [
+        ({"Upload-Length": "5"}, 412),
+        ({**TUS}, 400),
+        ({**TUS, "Upload-Length": "-1"}, 400),
+        ({**TUS, "Upload-Length": "9" * 15}, 400),
+    ],
 )
 def test_a_bad_creation_is_refused(client: TestClient, sample_case: Case, headers: dict[str, str], status: int) -> None:
     assert client.post(f"/uploads/{sample_case.id}", headers={**metadata("a.jpg"), **headers}).status_code == status

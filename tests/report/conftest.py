@@ -99,7 +99,9 @@ def make_case(folder: Path) -> SampleCase:
             id=f"E-1f3a9c02-3-{number}", path=f"derived/E-1f3a9c02-3/{name}", sha256=hashlib.sha256(data).hexdigest(), sm3="ab" * 32,
             size=len(data), role="derived", media_type="image/png",
         )  # fmt: skip
-        products.append(Product(path=name, kind=kind, media_type="image/png", title=Message(id="test.picture", values={"name": name})))
+        products.append(
+            Product(path=name, kind=kind, media_type="image/png", title=Message(id="test.picture", values={"name": name}))
+        )
     finding = Finding(
         id="S-001",
         message=Message(id="一处地表由植被变为裸地（#[*$x$*]）"),

@@ -20,13 +20,13 @@ function open(root, data) {
   const frame = element("div", "geo-map");
   const canvas = element("div", "geo-map-canvas");
   const panel = element("div", "geo-map-panel");
-  frame.append(canvas, panel);
-  if (data.banner) frame.append(element("div", "geo-map-banner", data.banner));
+  const banner = element("div", "geo-map-banner");
+  frame.append(canvas, panel, banner);
   const style = element("link");
   style.rel = "stylesheet";
   style.href = data.css;
   root.replaceChildren(style, frame);
-  const view = { root, frame, canvas, panel, markers: [], key: null, map: null, send: () => {} };
+  const view = { root, frame, canvas, panel, banner, markers: [], key: null, map: null, send: () => {} };
   // MapLibre measures its container when it starts: wait until the style sheet has given it a size.
   view.ready = new Promise((resolve) => {
     style.onload = style.onerror = () => {
@@ -57,6 +57,7 @@ function draw(view, data) {
   for (const layer of map.getStyle().layers) if (layer.id !== "background") map.removeLayer(layer.id);
   for (const source of Object.keys(map.getStyle().sources)) map.removeSource(source);
   view.panel.replaceChildren();
+  view.banner.textContent = data.banner;
 
   for (const layer of data.rasters) {
     map.addSource(layer.id, {

@@ -42,6 +42,7 @@ function add(form, file) {
     endpoint: window.location.origin + endpoint,
     retryDelays: [0, 1000, 3000, 5000, 10000, 20000],
     removeFingerprintOnSuccess: true,
+    headers: { "Accept-Language": form.data.texts.lang }, // in which the server says what is wrong
     metadata: { filename: file.webkitRelativePath || file.name, filetype: file.type || "application/octet-stream" },
     onProgress: (sent, total) => {
       bar.value = total ? sent / total : 1;
@@ -89,11 +90,12 @@ function open(root, data) {
   const input = element("input");
   input.type = "file";
   input.multiple = true;
-  drop.append(element("strong", "", data.texts.choose), element("span", "", data.texts.hint), input);
+  const [choose, hint] = [element("strong"), element("span")];
+  drop.append(choose, hint, input);
   const list = element("div", "geo-upload-list");
   frame.append(drop, list);
   root.replaceChildren(style, frame);
-  const form = { data, frame, list, jobs: [], finished: () => {} };
+  const form = { data, frame, list, choose, hint, jobs: [], finished: () => {} };
   const take = (files) => {
     if (form.jobs.every((job) => job.done)) { form.jobs = []; list.replaceChildren(); }
     for (const file of files) add(form, file);
@@ -109,6 +111,8 @@ export default function ({ parentElement, data, setTriggerValue }) {
   let form = forms.get(parentElement);
   if (!form) forms.set(parentElement, (form = open(parentElement, data)));
   form.data = data;
+  form.choose.textContent = data.texts.choose;
+  form.hint.textContent = data.texts.hint;
   form.finished = () => setTriggerValue("finished", form.jobs.length);
   return () => {
     forms.delete(parentElement);
