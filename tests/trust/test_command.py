@@ -27,7 +27,15 @@ from tests.trust.builder import Key, Log, package_files, write_folder
 from tests.trust.test_defects import known, policy
 
 KERNEL = Path(errors.__file__).parent
-OLDEST = shutil.which("python3.9")
+
+
+def old_python() -> str | None:
+    """A Python 3.9 or 3.10 that runs (a version manager may leave a stub that does not)."""
+    for name in ("python3.9", "python3.10"):
+        path = shutil.which(name)
+        if path and subprocess.run([path, "-c", ""], capture_output=True, timeout=60).returncode == 0:
+            return path
+    return None
 
 
 def run(program: Path, *words: str, python: str = sys.executable, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -100,10 +108,11 @@ def test_kernel_uses_no_syntax_newer_than_python_3_9() -> None:
         ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
 
 
-@pytest.mark.parametrize("python", [sys.executable, OLDEST], ids=["this", "python3.9"])
-def test_runs_from_inside_and_outside(python: str | None, sealed: Path, program: Path) -> None:
+@pytest.mark.parametrize("which", ["this", "old"])
+def test_runs_from_inside_and_outside(which: str, sealed: Path, program: Path) -> None:
+    python = sys.executable if which == "this" else old_python()
     if python is None:
-        pytest.skip("Python 3.9 absent: no python3.9 on the path")
+        pytest.skip("old Python absent: neither python3.9 nor python3.10 runs here")
     before = sorted(sealed.rglob("*"))
     outside = run(program, str(sealed), "--lang", "zh", python=python)
     assert outside.returncode == 0, outside.stderr
