@@ -265,7 +265,7 @@ class Case:
             raise CustodyError("custody.log_empty", case=self.id)
         return raw
 
-    def keys(self) -> tuple[CaseKey, ...]:
+    def public_keys(self) -> tuple[CaseKey, ...]:
         """Every key that signed in this case."""
         return self._log.keys()
 

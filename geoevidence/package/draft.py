@@ -66,7 +66,7 @@ def draft(case: Case) -> PackageDraft:
         results=tuple(stored for stored in case.results() if stored.event.event_id in in_view),
         findings=tuple(pair for pair in case.findings() if pair[0].event.event_id in in_view),
         events=events,
-        keys=case.keys(),
+        keys=case.public_keys(),
         checkpoint=checkpoint,
         checkpoint_bytes=raw,
     )

@@ -55,7 +55,7 @@ def check_log(case: Case) -> None:
     events = case.events()
     leaves = [parse_leaf(event.leaf) for event in events]
     hashes = [leaf_hash(event.leaf) for event in events]
-    keys = {key.public_key.key_id: key.public_key for key in case.keys()}
+    keys = {key.public_key.key_id: key.public_key for key in case.public_keys()}
     last: dict[str, tuple[int, str]] = {}
     known: dict[str, object] = {}
     for index, (event, leaf) in enumerate(zip(events, leaves, strict=True)):
@@ -210,7 +210,7 @@ def test_a_device_that_never_saw_the_log_says_so_and_then_knows_it(place: Place)
     assert event is not None and event.seq == 1 and event.prev_event is None and event.index == 2
     assert case.log_status().rollback == "passed"
     check_log(case)
-    assert len(case.keys()) == 2
+    assert len(case.public_keys()) == 2
 
 
 class _FailingMemory:
