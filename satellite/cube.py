@@ -55,15 +55,15 @@ def read_block(stack: Stack, window: Window | None = None) -> Cube:
     days = stack.days
     values = np.full((len(days), len(stack.spec.bands), *grid.shape), np.nan, np.float32)
     observed = np.full((len(days), *grid.shape), np.uint8(Observed.NOT_OBSERVED))
-    failed: dict[str, str] = {}
+    failed: set[str] = set()
     by_day = groupby(stack.usable, key=lambda scene: scene.acquired)
     with _Reader(stack) as reader:
         for position, (_, scenes) in enumerate(by_day):
             for scene in scenes:
                 try:
                     stored, quality, absent = reader.read(scene, window)
-                except FormatError as error:
-                    failed[scene.name] = error.render("en")
+                except FormatError:
+                    failed.add(scene.name)
                     unseen = observed[position] == Observed.NOT_OBSERVED
                     observed[position][unseen] = Observed.FAILED_READ
                     continue
@@ -79,7 +79,7 @@ def read_block(stack: Stack, window: Window | None = None) -> Cube:
         days=np.array([int((np.datetime64(day, "D") - _EPOCH).astype(int)) for day in days], np.int32),
         bands=stack.spec.bands,
         grid=grid,
-        failed=failed,
+        failed=frozenset(failed),
     )
 
 

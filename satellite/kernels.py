@@ -37,6 +37,8 @@ class Rule(NamedTuple):
     min_shift: float
     block_days: float
     min_blocks: int
+    fresh_days: float
+    fresh_blocks: int
     decisive: float
     water_index: float
     water_margin: float
@@ -309,13 +311,21 @@ def _segment_cost(CA, Cb, Cy, i, j, bands, ridge, log_ridge, A, b, L, z):
 
 
 @njit(nogil=True, cache=True)
-def _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, mu, mean_x):
+def _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, horizon, mu, mean_x, tmp):
     """Separation of the two sides of a cut in units of the reference side's own scatter of block means.
 
-    mu: mean residual of the other side against the reference model; the residuals of both sides are projected on it
-    and averaged in blocks of `block_days`, so that neighbouring dates count once. Returns (score, blocks of the other side).
+    Of the other side only the `horizon` days next to the cut are looked at. mu: their mean residual against the reference
+    model; the residuals of both sides are projected on it and averaged in blocks of `block_days`, so that neighbouring
+    dates count once. The scatter is the 80 % quantile of absolute deviations, so that a fifth of the blocks may be spoilt.
+    Returns (score, blocks of the other side).
     """
     first, last = (cut, high) if reference_first else (low, cut)
+    if reference_first:
+        while t[last - 1] - t[cut] > horizon:
+            last -= 1
+    else:
+        while t[cut - 1] - t[first] > horizon:
+            first += 1
     for c in range(bands):
         mu[c] = 0.0
     for i in range(first, last):
@@ -335,10 +345,13 @@ def _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, mu, mean
         mean_x[k] = 0.0
         for c in range(bands):
             mean_x[k] += beta[k, c] * mu[c]
-    other_sum, other_blocks, ref_sum, ref_square, ref_blocks = 0.0, 0, 0.0, 0.0, 0
+    other_sum, other_blocks, ref_sum, ref_blocks = 0.0, 0, 0.0, 0
     for side in range(2):
-        i, end = (low, cut) if side == 0 else (cut, high)
-        is_reference = (side == 0) == reference_first
+        is_reference = side == 0
+        if is_reference:
+            i, end = (low, cut) if reference_first else (cut, high)
+        else:
+            i, end = first, last
         while i < end:
             block = int((t[i] - t[low]) // rule.block_days)
             s, count = 0.0, 0
@@ -351,21 +364,24 @@ def _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, mu, mean
                 i += 1
             s /= count * size
             if is_reference:
+                tmp[ref_blocks] = s
                 ref_sum += s
-                ref_square += s * s
                 ref_blocks += 1
             else:
                 other_sum += s
                 other_blocks += 1
     ref_mean = ref_sum / ref_blocks
-    # The harmonic fit has used up about half of its parameters' freedom along one direction.
-    variance = max(ref_square / ref_blocks - ref_mean * ref_mean, 0.0) * ref_blocks / max(ref_blocks - 4.0, 1.0)
+    for q in range(ref_blocks):
+        tmp[q] = abs(tmp[q] - ref_mean)
+    # 1.2816: 80 % quantile of |N(0, 1)|. The harmonic fit has used up about half of its freedom along one direction.
+    spread = _select(tmp, ref_blocks, int(0.8 * (ref_blocks - 1) + 0.5)) / 1.2816
+    variance = spread * spread * ref_blocks / max(ref_blocks - 4.0, 1.0)
     variance = max(variance, 0.3)
     return (other_sum / other_blocks - ref_mean) / np.sqrt(variance * (1.0 / other_blocks + 1.0 / ref_blocks)), other_blocks
 
 
 @njit(nogil=True, cache=True)
-def _judge(e, X, t, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x):
+def _judge(e, X, t, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x, tmp):
     """Score of a cut, or -1 where a rule of duration or number is not met. Leaves the reference model in beta."""
     before, after = t[cut - 1] - t[low], t[high - 1] - t[cut]
     reference_first = cut - low >= high - cut
@@ -376,10 +392,12 @@ def _judge(e, X, t, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A
     i, j = (low, cut) if reference_first else (cut, high)
     _segment_cost(CA, Cb, Cy, i, j, bands, ridge, log_ridge, A, b, L, beta)
     backward(L, bands, beta)
-    score, blocks = _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, mu, mean_x)
+    lasting, blocks = _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, np.inf, mu, mean_x, tmp)
     if blocks < rule.min_blocks:
         return -1.0, reference_first
-    return score, reference_first
+    # A state that fades (regrowth) is judged by its first months as well.
+    fresh, blocks = _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, rule.fresh_days, mu, mean_x, tmp)
+    return max(lasting, fresh if blocks >= rule.fresh_blocks else -1.0), reference_first
 
 
 @njit(nogil=True, cache=True)
@@ -552,7 +570,7 @@ def _pixel(y, t, X, n, bands, rule, work, out_days, out_values):
         cut, _ = _search(CA, Cb, Cy, low, high, bands, ridge, log_ridge, rule, A, b, L, z)
         if cut < 0:
             continue
-        score, _ = _judge(e, Xs, ts, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x)
+        score, _ = _judge(e, Xs, ts, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x, tmp)
         if score < rule.min_score:
             continue
         cuts[found] = cut
@@ -568,7 +586,9 @@ def _pixel(y, t, X, n, bands, rule, work, out_days, out_values):
     for q in range(found):
         cut = ordered[q]
         high = ordered[q + 1] if q + 1 < found else m
-        score, first = _judge(e, Xs, ts, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x)
+        score, first = _judge(
+            e, Xs, ts, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x, tmp
+        )
         if score < rule.min_score:
             continue
         change = _signed_change(e, Xs, low, cut, high, ts, bands, first, beta, S, centre, rule, shift)

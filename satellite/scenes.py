@@ -204,14 +204,14 @@ def _read_folder(folder: Path, tiffs: list[Path], stated: Mapping[str, Any]) -> 
                     acquired = _date_in(str(tags.get("ACQUIRED", "")), "")
                 synthetic = tags.get("GEOEVIDENCE_SYNTHETIC") == "yes"
                 missing = [name for name in wanted_bands(spec) if name not in band_positions(dataset, spec)]
-        except CrsError as error:
+        except CrsError:
             found.append(
-                (path, acquired, None, Message(id=error.message_id, values=_text_values(error.values)), "other_grid", False)
+                (path, acquired, None, Message(id="satellite.scene_no_crs", values={"scene": path.name}), "other_grid", False)
             )
             continue
-        except FormatError as error:
+        except FormatError:  # its own text may hold the full path, which must not reach a result
             found.append(
-                (path, acquired, None, Message(id=error.message_id, values=_text_values(error.values)), "damaged", False)
+                (path, acquired, None, Message(id="satellite.scene_damaged", values={"scene": path.name}), "damaged", False)
             )
             continue
         if acquired is None:
@@ -240,10 +240,6 @@ def _read_folder(folder: Path, tiffs: list[Path], stated: Mapping[str, Any]) -> 
         )
     synthetic = spec.synthetic or any(entry[5] for entry in found)
     return _stack("geotiff", replace(spec, synthetic=synthetic), grid, scenes, files)
-
-
-def _text_values(values: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in values.items()}
 
 
 def _example(tiffs: list[Path]) -> str:

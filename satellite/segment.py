@@ -10,8 +10,10 @@ It does not name causes and never calls an unobserved pixel unchanged. Equations
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -43,6 +45,8 @@ class BreakConfig:
     min_shift: least change, root mean square over bands, in units of the cube (reflectance or index).
     block_days: length of the means that count as one independent look, d; longer is stricter with slow anomalies.
     min_blocks: independent looks that the shorter state must have.
+    fresh_days: a state that fades (regrowth) is also judged by this much of it next to the break, d; shorter sees briefer bare phases.
+    fresh_blocks: independent looks that this part must have.
     spike: distance in noise units, root mean square over bands, from both neighbours beyond which one date is left out.
     noise_floor: smallest noise assumed, in units of the cube.
     decisive: difference in squared distance (noise units) that makes one observation decide between old and new state.
@@ -59,6 +63,8 @@ class BreakConfig:
     min_shift: float = 0.01
     block_days: int = 30
     min_blocks: int = 2
+    fresh_days: int = 110
+    fresh_blocks: int = 3
     spike: float = 4.0
     noise_floor: float = 0.001
     decisive: float = 6.0
@@ -77,6 +83,8 @@ class BreakConfig:
             "min_shift": (0, 1e6),
             "block_days": (1, 365),
             "min_blocks": (1, 100),
+            "fresh_days": (1, 3650),
+            "fresh_blocks": (1, 100),
             "spike": (1, 1e6),
             "noise_floor": (1e-9, 1e6),
             "decisive": (0, 1e6),
@@ -112,6 +120,8 @@ def _rule(config: BreakConfig, bands: tuple[str, ...]) -> tuple[Rule, str]:
         min_shift=config.min_shift,
         block_days=float(config.block_days),
         min_blocks=config.min_blocks,
+        fresh_days=float(config.fresh_days),
+        fresh_blocks=config.fresh_blocks,
         decisive=config.decisive,
         water_index=config.water_index,
         water_margin=config.water_margin,
@@ -170,15 +180,63 @@ def detect_breaks(
         values, observed, days, bands, grid = cube.values, cube.observed, cube.days, cube.bands, cube.grid
     else:
         values, observed, days, bands, grid = _cube_of(cube, grid)
+    require_history(days, config)
+    if not (observed == Observed.CLEAR).any():
+        raise CoverageError("satellite.nothing_clear", scenes=len(days))
+    return _detect(values, observed, days, bands, grid, config, threads, progress)
+
+
+def detect_block(cube: Cube, config: BreakConfig, *, threads: int = 2) -> BreakMap:
+    """As `detect_breaks`, for a part of a larger area: a part without one clear view is undecided, not refused."""
+    require_history(cube.days, config)
+    return _detect(cube.values, cube.observed, cube.days, cube.bands, cube.grid, config, threads, no_progress)
+
+
+def require_history(days: NDArray[np.int32], config: BreakConfig) -> None:
+    """Raises HistoryTooShortError when the period is shorter than `min_history_days`."""
+    span = int(days[-1] - days[0]) if len(days) else 0
+    if span < config.min_history_days:
+        raise HistoryTooShortError("satellite.history_too_short", days=span, needed=config.min_history_days, scenes=len(days))
+
+
+def join_rows(parts: Sequence[BreakMap], grid: Grid) -> BreakMap:
+    """The map of a grid from the maps of its blocks of rows, top to bottom."""
+    depth = max(len(part.break_date) for part in parts)
+
+    def join(name: str, fill: float) -> NDArray[Any]:
+        layers = [getattr(part, name) for part in parts]
+        padded = [np.concatenate([a, np.full((depth - len(a), *a.shape[1:]), fill, a.dtype)]) for a in layers]
+        return np.concatenate(padded, axis=1)
+
+    return BreakMap(
+        grid=grid,
+        first_day=parts[0].first_day,
+        last_day=parts[0].last_day,
+        break_date=join("break_date", NODATE),
+        last_clear_before=join("last_clear_before", NODATE),
+        first_clear_after=join("first_clear_after", NODATE),
+        magnitude=join("magnitude", np.nan),
+        magnitude_of=parts[0].magnitude_of,
+        score=join("score", np.nan),
+        observations=np.concatenate([part.observations for part in parts]),
+        status=np.concatenate([part.status for part in parts]),
+    )
+
+
+def _detect(
+    values: NDArray[np.float32],
+    observed: NDArray[np.uint8],
+    days: NDArray[np.int32],
+    bands: tuple[str, ...],
+    grid: Grid | None,
+    config: BreakConfig,
+    threads: int,
+    progress: Progress,
+) -> BreakMap:
     # Bands in the order of their names: rounding must not depend on the order they came in.
     order = sorted(range(len(bands)), key=lambda k: bands[k])
     if order != list(range(len(bands))):
         values, bands = np.ascontiguousarray(values[:, order]), tuple(bands[k] for k in order)
-    span = int(days[-1] - days[0]) if len(days) else 0
-    if span < config.min_history_days:
-        raise HistoryTooShortError("satellite.history_too_short", days=span, needed=config.min_history_days, scenes=len(days))
-    if not (observed == Observed.CLEAR).any():
-        raise CoverageError("satellite.nothing_clear", scenes=len(days))
     rule, magnitude_of = _rule(config, bands)
     X = design_matrix(days, centre=0.5 * (int(days[0]) + int(days[-1])))
     rows, cols = values.shape[2:]

@@ -8,7 +8,7 @@ What was not seen is never a number: every observation has an `Observed` code an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from enum import IntEnum
 from pathlib import Path
@@ -83,7 +83,7 @@ class Cube:
 
     values: (time, band, y, x) float32, NaN wherever `observed` is not CLEAR. observed: (time, y, x) uint8 `Observed`.
     days: (time,) int32, strictly increasing. bands: names in order. grid: of the block.
-    failed: scene name -> why its bytes could not be read here.
+    failed: names of the scenes whose bytes could not be read here.
     """
 
     values: NDArray[np.float32]
@@ -91,7 +91,7 @@ class Cube:
     days: NDArray[np.int32]
     bands: tuple[str, ...]
     grid: Grid
-    failed: Mapping[str, str] = field(default_factory=dict)
+    failed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         times, bands, rows, cols = self.values.shape
