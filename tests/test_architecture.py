@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import shutil
@@ -164,6 +165,29 @@ def test_every_folder_with_modules_is_a_package() -> None:
     assert not missing, f"no __init__.py, so set-up would leave them out of a wheel: {missing}"
 
 
+@pytest.mark.parametrize("package", ["drone", "satellite"])
+def test_what_an_engine_exports_is_there_and_is_no_module(package: str) -> None:
+    """A public name that is also a module would be the function or the module, whichever was loaded last."""
+    exported = importlib.import_module(package).__all__
+    shadowed = sorted(name for name in exported if f"{package}.{name}" in MODULES)
+    assert not shadowed, f"{package}/__init__.py exports {shadowed}, which are modules too"
+    assert all(getattr(importlib.import_module(package), name) is not None for name in exported)
+
+
+def test_the_app_asks_the_engines_for_exported_names_only() -> None:
+    wrong = []
+    for module, path in MODULES.items():
+        if module.split(".")[0] != "app":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in ("drone", "satellite"):
+                exported = importlib.import_module(node.module).__all__
+                wrong += [
+                    f"{module}:{node.lineno}: {node.module}.{alias.name}" for alias in node.names if alias.name not in exported
+                ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_no_shapeless_module_names() -> None:
     assert not [name for name in MODULES if name.rpartition(".")[2] in {"utils", "helpers", "common", "base", "manager"}]
 
@@ -237,20 +261,10 @@ def test_the_bare_interpreter_really_refuses() -> None:
     assert done.returncode != 0 and "numpy is not part of a bare install" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "geoevidence",
-        "geoevidence.types",
-        "geoevidence.custody",
-        "geoevidence.catalogue",
-        "geoevidence.package",
-        "app.cli",
-        "app.tools",
-    ],
-)
-def test_custody_and_verifying_run_on_a_bare_install(module: str) -> None:
-    done = _in_bare_interpreter(f"import {module}")
+def test_custody_and_verifying_run_on_a_bare_install() -> None:
+    names = ["types", "custody", "catalogue", "package", "trust.__main__"]
+    modules = [*(f"geoevidence.{name}" for name in names), "app.cli", "app.tools"]
+    done = _in_bare_interpreter(f"import importlib\nfor name in {modules!r}: importlib.import_module(name)")
     assert done.returncode == 0, done.stderr
 
 
