@@ -333,7 +333,7 @@ def _scatter_changes(config: SimulationConfig, land: _Land, rng: np.random.Gener
         fraction, delay = float(rng.uniform(0.15, 1.0)), int(rng.integers(0, max(half - 150, 1)))
         if CLASSES[main[row, col]] not in where[kind]:
             continue
-        x, y = config.grid.transform * (col + 0.5, row + 0.5)
+        x, y = config.grid.transform @ (col + 0.5, row + 0.5)
         ring = tuple(
             (float(x + r * config.resolution * np.cos(a)), float(y + r * config.resolution * np.sin(a)))
             for r, a in zip(radius, turn, strict=True)
