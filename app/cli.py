@@ -120,12 +120,15 @@ def _progress() -> Iterator[Progress]:
 
 
 def _finding_lines(findings: tuple[Finding, ...]) -> list[str]:
+    """Each finding with its limits; limits that all share stand once, at the end."""
+    limits = [[limit.render(_HELP_LANG) for limit in finding.limitations] for finding in findings]
+    shared = [text for text in limits[0] if all(text in each for each in limits)] if len(findings) > 1 else []
     lines = []
-    for finding in findings:
+    for finding, own in zip(findings, limits, strict=True):
         mark = f"【{_t('core.synthetic')}】" if finding.synthetic else ""
         lines.append(f"{finding.id} {mark}{finding.message.render(_HELP_LANG)}")
-        lines += [f"    {_t('cli.limit')}: {limit.render(_HELP_LANG)}" for limit in finding.limitations]
-    return lines
+        lines += [f"    {_t('cli.limit')}: {text}" for text in own if text not in shared]
+    return lines + [f"{_t('cli.limit_shared')}: {text}" for text in shared]
 
 
 def _emit_result(as_json: bool, result: ProcessResult, where: str, *, in_custody: bool) -> None:
