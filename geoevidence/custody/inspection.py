@@ -263,7 +263,7 @@ def _inspect_tiff(stream: BinaryIO, size: int, details: dict[str, str | int]) ->
         }
         if not values.get(256) or not values.get(257):
             raise _Defect("reject", "custody.inspect.bad_structure", offset=at)
-        if at == min(seen, key=lambda each: list(seen).index(each)) and "width" not in details:
+        if "width" not in details:  # of the first picture
             details.update(width=values[256][0], height=values[257][0])
         _bounded(values[256][0], values[257][0])
         for offsets, lengths in ((273, 279), (324, 325)):
