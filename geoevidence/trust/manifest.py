@@ -6,7 +6,6 @@ make that encoding, for the sealer. Opens no file. Standard library only.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -258,11 +257,6 @@ def parse_disclosures(data: bytes, *, where: str = DISCLOSURES) -> list[tuple[st
     if len({event for event, _ in result}) != len(result):
         raise FormatError("trust.disclosure_fields", where=where)
     return result
-
-
-def digest_hex(data: bytes) -> str:
-    """SHA-256 in hex."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def is_item_path(path: str) -> bool:

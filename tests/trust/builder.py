@@ -152,11 +152,17 @@ def sample_log(*, many: int = 0) -> Log:
 
 
 def package_files(
-    log: Log, *, packaged: dict[str, Any] | None = None, changes: dict[str, bytes] | None = None
+    log: Log,
+    *,
+    packaged: dict[str, Any] | None = None,
+    changes: dict[str, bytes] | None = None,
+    stated: dict[str, Any] | None = None,
+    payload_type: str = "application/vnd.in-toto+json",
 ) -> dict[str, bytes]:
     """All files of a sealed package of `log`: path -> bytes.
 
     packaged: fields of the `packaged` event to replace. changes: documents to replace before sealing.
+    stated: fields of the statement to replace, also in `subjects`.
     """
     key = log.keys[0]
     hashes = log.hashes
@@ -213,8 +219,8 @@ def package_files(
         tags[f"tagmanifest-{algorithm}.txt"] = manifest_bytes({n: getattr(digest_bytes(tags[n]), algorithm) for n in TAG_FILES})
     tags.update({path: data for path, data in (changes or {}).items() if path in tags})
     subjects = {name: tuple(digest_bytes(tags[name]))[:2] for name in tags if "manifest-" in name}
-    statement = Statement(**{**vars(statement), "subjects": subjects})
-    sealed = key.envelope("application/vnd.in-toto+json", statement.to_bytes()).to_bytes()
+    statement = Statement(**{**vars(statement), "subjects": subjects, **(stated or {})})
+    sealed = key.envelope(payload_type, statement.to_bytes()).to_bytes()
     raw = {**log.event("packaged", {"seal/{e}/statement.dsse": sealed}, time=time), **(packaged or {})}
     leaf = log.leaf(raw)
     after = [*hashes, leaf_hash(leaf)]

@@ -25,7 +25,7 @@ from geoevidence.trust import (
     verify_package,
 )
 from geoevidence.trust.events import PAYLOAD_TYPE
-from geoevidence.trust.manifest import parse_manifest
+from geoevidence.trust.manifest import MANIFESTS, parse_manifest
 from tests.trust.builder import ORIGIN, SALT, Key, Log, package_files, sample_log, write_folder
 
 
@@ -525,3 +525,204 @@ def test_policy_refuses(value: Any) -> None:
 
     with pytest.raises(FormatError):
         parse_policy(dumps(value))
+
+
+# ---- statements and seals -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stated", "check"),
+    [
+        ({"package_root": "0" * 64}, "tree"),
+        ({"items": 3}, "tree"),
+        ({"workspace": "W-0000000000"}, "log_root"),
+        ({"case": "C-9999999999"}, "events"),
+        ({"checkpoint_before": "x"}, "log_root"),
+        ({"software": "geoevidence 9"}, "tags"),
+        ({"time_claimed": "2026-11-24T09:00:00Z"}, "tags"),
+        ({"software": "other 1"}, "seal"),
+        ({"time_claimed": "today"}, "seal"),
+        ({"demonstration": 1}, "seal"),
+        ({"items": -1}, "seal"),
+        ({"items": True}, "seal"),
+        ({"case": "x"}, "seal"),
+        ({"checkpoint_before": None}, "seal"),
+        ({"subjects": {}}, "seal"),
+        ({"subjects": {name: ("0" * 64, "x") for name in MANIFESTS}}, "seal"),
+        ({"subjects": {name: ("0" * 64, "0" * 64) for name in MANIFESTS}}, "manifests"),
+        ({"subjects": {f"{name}x": ("0" * 64, "0" * 64) for name in MANIFESTS}}, "seal"),
+    ],
+)
+def test_statements(stated: dict[str, Any], check: str, log: Log, tmp_path: Path) -> None:
+    report = verify(seal(log, stated=stated), tmp_path)
+    assert check in failed(report) and report.exit_code == 1
+    if check == "seal":
+        assert one(report, "seal").subject == "seal/statement.dsse"
+
+
+@pytest.mark.parametrize("payload", [b"[]", b"{}", b'{"a": 1}', b"\xff"])
+def test_statement_payloads_of_another_shape(payload: bytes, log: Log, files: dict[str, bytes], tmp_path: Path) -> None:
+    sealed = log.keys[0].envelope("application/vnd.in-toto+json", payload).to_bytes()
+    assert "seal" in failed(verify({**files, "seal/statement.dsse": sealed}, tmp_path))
+
+
+def test_statement_of_another_payload_type(log: Log, tmp_path: Path) -> None:
+    report = verify(seal(log, payload_type="text/plain"), tmp_path)
+    assert one(report, "seal").detail == "trust.payload_type"
+
+
+def test_statement_signed_by_an_unknown_key(log: Log, files: dict[str, bytes], tmp_path: Path) -> None:
+    from geoevidence.trust import parse_envelope
+
+    payload = parse_envelope(files["seal/statement.dsse"]).payload
+    forged = Key(9).envelope("application/vnd.in-toto+json", payload).to_bytes()
+    report = verify({**files, "seal/statement.dsse": forged}, tmp_path)
+    assert one(report, "statement_signature").detail == "trust.key_unknown" and report.exit_code == 1
+    # a statement that is not signed by a known key blames no other file
+    assert {check.subject for check in report.failures} == {"seal/statement.dsse", "seal/proof.tlog"}
+
+
+def test_a_second_signature_line_is_refused(log: Log, files: dict[str, bytes], tmp_path: Path) -> None:
+    """Anyone may add a line to a note; here each byte counts."""
+    added = Key(9).checkpoint(6, bytes(32)).splitlines(keepends=True)[-1]
+    report = verify({**files, "seal/proof.tlog": files["seal/proof.tlog"] + added}, tmp_path)
+    assert one(report, "seal").detail == "trust.note_one_signature"
+    checkpoint = files["data/log/checkpoint"] + added
+    report = verify(seal(log, changes={"data/log/checkpoint": checkpoint}), tmp_path)
+    assert one(report, "checkpoint_signatures").detail == "trust.note_one_signature"
+
+
+def test_a_proof_without_its_leaf(files: dict[str, bytes], tmp_path: Path) -> None:
+    lines = [line for line in files["seal/proof.tlog"].splitlines(keepends=True) if not line.startswith(b"extra ")]
+    assert one(verify({**files, "seal/proof.tlog": b"".join(lines)}, tmp_path), "seal").subject == "seal/proof.tlog"
+
+
+def test_a_damaged_list_of_keys_blames_no_signature(files: dict[str, bytes], tmp_path: Path) -> None:
+    report = verify({**files, "data/log/keys.json": files["data/log/keys.json"][:-1]}, tmp_path)
+    assert {check.subject for check in report.failures} == {"data/log/keys.json"}
+
+
+def test_a_key_that_is_not_in_the_list(log: Log, tmp_path: Path) -> None:
+    from geoevidence.trust.manifest import parse_keys
+
+    log = sample_log()
+    log.keys.append(Key(2))
+    files = seal(log)
+    keys = json.loads(files["data/log/keys.json"])
+    assert len(parse_keys(files["data/log/keys.json"])) == 2
+    for wrong in (
+        keys[::-1],
+        keys[:1] * 2,
+        [{**keys[0], "name": "other"}],
+        [{**keys[0], "label": 1}],
+        [{**keys[0], "more": 1}],
+        [{**keys[0], "key_id": "0" * 64}],
+        [5],
+    ):
+        assert failed(verify(seal(log, changes={"data/log/keys.json": dumps(wrong)}), tmp_path)) == {"keys"}
+    others = [key for key in keys if key["key_id"] != log.keys[0].public.key_id]
+    report = verify(seal(log, changes={"data/log/keys.json": dumps(others)}), tmp_path)
+    assert {"statement_signature", "checkpoint_signatures", "event_signatures"} <= failed(report)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b'{"disclosures":{},"event":"E-1"}\n',
+        b'{"disclosures":[],"event":"E-1"}\n',
+        b'{"disclosures":{"actor.id":5},"event":"E-bd8a63bd-1"}\n',
+        b'{"disclosures":{"note":{"salt":"","value":""}},"event":"E-bd8a63bd-1"}\n',
+        b'{"disclosures":{"a":1},"event":"E-bd8a63bd-1"}\n' * 2,
+        b'{"disclosures":{"a":1},"event":"E-00000000-1"}\n',
+        b'{"disclosures":{"a":1},"event":5}\n',
+    ],
+)
+def test_disclosures_of_another_shape(lines: bytes, log: Log, tmp_path: Path) -> None:
+    assert failed(verify(seal(log, changes={"data/log/disclosures.jsonl": lines}), tmp_path)) == {"disclosures"}
+
+
+def test_no_disclosures_is_allowed(log: Log, tmp_path: Path) -> None:
+    assert verify(seal(log, changes={"data/log/disclosures.jsonl": b""}), tmp_path).verified
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [lines[0], lines[0], *lines[1:]],
+        lambda lines: lines[::-1],
+        lambda lines: [lines[0].upper(), *lines[1:]],
+        lambda lines: [lines[0].replace(b"  ", b" *"), *lines[1:]],
+        lambda lines: [line.replace(b"%25", b"%2525") for line in lines],
+        lambda lines: [line.replace(b"%25", b"%") for line in lines],
+        lambda lines: [b"".join(lines)[:-1]],
+        lambda lines: [*lines, b"\xff\n"],
+    ],
+)
+def test_manifests_of_another_shape(change: Callable[[list[bytes]], list[bytes]], log: Log, tmp_path: Path) -> None:
+    for name in ("manifest-sha256.txt", "manifest-sm3.txt"):
+        content = b"".join(change(seal(log)[name].splitlines(keepends=True)))
+        report = verify(seal(log, changes={name: content}), tmp_path)
+        assert {check.name for check in report.failures} <= {"manifests", "listing"} and report.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: lines[::-1],
+        lambda lines: [lines[0], *lines],
+        lambda lines: [{**lines[0], "path": None}, *lines[1:]],
+        lambda lines: [{**lines[0], "path": 5}, *lines[1:]],
+        lambda lines: [{**lines[0], "size": "1"}, *lines[1:]],
+        lambda lines: [{**lines[0], "item": 5}, *lines[1:]],
+        lambda lines: [{**lines[0], "salt": "A" * 64}, *lines[1:]],
+        lambda lines: [{**lines[0], "more": 1}, *lines[1:]],
+        lambda lines: lines[1:],
+        lambda lines: [*lines, {**lines[-1], "path": "data/zzz"}],
+        lambda lines: [{**line, "item": "E-00000000-1-1"} if line["path"] == "data/findings.json" else line for line in lines],
+    ],
+)
+def test_items_of_another_shape(change: Callable[[list[Any]], list[Any]], log: Log, tmp_path: Path) -> None:
+    lines = change(json.loads(seal(log)["items.json"]))
+    content = b"[\n" + b",\n".join(dumps(line) for line in lines) + b"\n]\n"
+    report = verify(seal(log, changes={"items.json": content}), tmp_path)
+    assert failed(report) and failed(report) <= {"tree", "items"} and report.exit_code == 1
+
+
+def test_withheld_files_are_said(log: Log, tmp_path: Path) -> None:
+    lines = json.loads(seal(log)["items.json"])
+    lines[-1] = {"leaf": lines[-1]["leaf"]}
+    content = b"[\n" + b",\n".join(dumps(line) for line in lines) + b"\n]\n"
+    report = verify(seal(log, changes={"items.json": content}), tmp_path)
+    # the root still holds; the file that lies there although it is withheld does not
+    assert [check.detail for check in report.failures] == ["trust.tree_files"]
+    assert any(check.detail == "trust.withheld_files" for check in report.checks)
+
+
+def test_an_event_that_skips_a_number(tmp_path: Path) -> None:
+    log = sample_log()
+    raw = log.event("viewed", {})
+    raw.update(seq=7, event_id=f"E-{log.keys[0].public.chain}-7")
+    log.leaves.append(log.leaf(raw))
+    log.heads[log.keys[0].public.key_id] = (7, f"sha256:{leaf_hash(log.leaves[-1]).hex()}")
+    report = verify(seal(log), tmp_path)
+    assert failed(report) == {"chains"} and one(report, "chains").expected == f"E-{log.keys[0].public.chain}-6"
+
+
+def test_a_packaged_event_that_is_in_the_log_already(tmp_path: Path) -> None:
+    log = sample_log()
+    event_id = f"E-{log.keys[0].public.chain}-5"
+    output = {"item": f"{event_id}-1", "path": f"seal/{event_id}/statement.dsse", "size": 0, "sha256": "0" * 64, "sm3": "0" * 64}
+    report = verify(seal(log, packaged={"seq": 5, "event_id": event_id, "outputs": [output]}), tmp_path)
+    assert "trust.event_twice" in {check.detail for check in report.failures} and report.exit_code == 1
+
+
+def test_paths_whose_folder_is_a_file_elsewhere(files: dict[str, bytes], tmp_path: Path) -> None:
+    """`data/Report` the file and `data/report/` the folder are one name on some computers."""
+    report = verify({**files, "data/Report": b"x"}, tmp_path)
+    assert {"paths", "layout", "listing"} <= failed(report)
+
+
+def test_a_finding_that_cannot_be_read(files: dict[str, bytes], tmp_path: Path) -> None:
+    path = next(path for path in files if path.startswith("data/records/") and path.endswith("findings.json"))
+    report = verify({**files, path: files[path].replace(b"x", b"z")}, tmp_path)
+    assert {check.subject for check in report.failures} == {path}
