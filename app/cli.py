@@ -24,7 +24,7 @@ import typer
 from geoevidence import __version__
 from geoevidence.errors import ConfigError, GeoEvidenceError, InputError
 from geoevidence.messages import LANGUAGES, render
-from geoevidence.types import Finding, Message, ProcessResult, Progress, utc_text
+from geoevidence.types import Finding, Lang, Message, ProcessResult, Progress, utc_text
 
 EXIT_DATA, EXIT_USAGE, EXIT_FAULT = 1, 64, 70
 
@@ -43,7 +43,7 @@ def _language(argv: list[str]) -> str:
 
 
 _lang = _language(sys.argv[1:])
-_HELP_LANG = _lang if _lang in LANGUAGES else "en"
+_HELP_LANG: Lang = "zh" if _lang == "zh" else "en"
 
 
 def _t(message_id: str, **values: Any) -> str:
@@ -66,7 +66,7 @@ app.add_typer(package_app, name="package")
 Workspace = Annotated[
     Path, typer.Option("--workspace", "-w", envvar="GEOEVIDENCE_WORKSPACE", help=_t("cli.option.workspace"), show_default=True)
 ]
-Lang = Annotated[str, typer.Option("--lang", help=_t("cli.option.lang"), show_default=False)]
+LangOption = Annotated[str, typer.Option("--lang", help=_t("cli.option.lang"), show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help=_t("cli.option.json"))]
 CaseOption = Annotated[str, typer.Option("--case", "-c", help=_t("cli.option.case"))]
 OptionalCase = Annotated[str | None, typer.Option("--case", "-c", help=_t("cli.option.case_custody"))]
@@ -127,6 +127,7 @@ def _finding_lines(findings: tuple[Finding, ...]) -> list[str]:
     for finding, own in zip(findings, limits, strict=True):
         mark = f"【{_t('core.synthetic')}】" if finding.synthetic else ""
         lines.append(f"{finding.id} {mark}{finding.message.render(_HELP_LANG)}")
+        lines += [f"    {fact.render(_HELP_LANG)}" for fact in finding.facts]
         lines += [f"    {_t('cli.limit')}: {text}" for text in own if text not in shared]
     return lines + [f"{_t('cli.limit_shared')}: {text}" for text in shared]
 
@@ -149,7 +150,7 @@ def _open_case(workspace: Path, case: str) -> Any:
 
 @app.command(help=_t("cli.init.help"))
 def init(
-    folder: Annotated[Path, typer.Argument(help=_t("cli.init.folder"))] = _WORKSPACE, lang: Lang = "", as_json: Json = False
+    folder: Annotated[Path, typer.Argument(help=_t("cli.init.folder"))] = _WORKSPACE, lang: LangOption = "", as_json: Json = False
 ) -> None:
     from app.tools import create_workspace
 
@@ -165,7 +166,7 @@ def init(
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help=_t("cli.demo.out"))] = Path("demo"),
     flight: Annotated[Path | None, typer.Option("--flight", help=_t("cli.demo.flight"))] = None,
-    lang: Lang = "",
+    lang: LangOption = "",
     as_json: Json = False,
 ) -> None:
     from app.demo import run_demo
@@ -181,7 +182,7 @@ def ingest(
     case: CaseOption,
     label: Annotated[str, typer.Option("--label", help=_t("cli.ingest.label"))] = "",
     workspace: Workspace = _WORKSPACE,
-    lang: Lang = "",
+    lang: LangOption = "",
     as_json: Json = False,
 ) -> None:
     with _progress() as progress:
@@ -207,7 +208,7 @@ def ingest(
 
 @app.command(help=_t("cli.inspect.help"))
 def inspect(
-    paths: Annotated[list[Path], typer.Argument(help=_t("cli.inspect.paths"))], lang: Lang = "", as_json: Json = False
+    paths: Annotated[list[Path], typer.Argument(help=_t("cli.inspect.paths"))], lang: LangOption = "", as_json: Json = False
 ) -> None:
     from geoevidence.custody import inspect_path
 
@@ -226,7 +227,7 @@ def case_new(
     number: Annotated[str, typer.Argument(help=_t("cli.case.number"))],
     fields: Annotated[Path | None, typer.Option("--fields", help=_t("cli.case.fields"))] = None,
     workspace: Workspace = _WORKSPACE,
-    lang: Lang = "",
+    lang: LangOption = "",
     as_json: Json = False,
 ) -> None:
     from app.tools import open_workspace
@@ -242,7 +243,7 @@ def case_set(
     fields: Annotated[Path, typer.Argument(help=_t("cli.case.fields"))],
     case: CaseOption,
     workspace: Workspace = _WORKSPACE,
-    lang: Lang = "",
+    lang: LangOption = "",
     as_json: Json = False,
 ) -> None:
     from geoevidence.custody import read_case_toml
@@ -253,14 +254,14 @@ def case_set(
 
 
 @case_app.command("template", help=_t("cli.case.template.help"))
-def case_template(lang: Lang = "") -> None:
+def case_template(lang: LangOption = "") -> None:
     from geoevidence.custody import case_template_text
 
     typer.echo(case_template_text(), nl=False)
 
 
 @case_app.command("list", help=_t("cli.case.list.help"))
-def case_list(workspace: Workspace = _WORKSPACE, lang: Lang = "", as_json: Json = False) -> None:
+def case_list(workspace: Workspace = _WORKSPACE, lang: LangOption = "", as_json: Json = False) -> None:
     from app.tools import open_workspace
 
     for found in open_workspace(workspace).cases():
@@ -268,7 +269,7 @@ def case_list(workspace: Workspace = _WORKSPACE, lang: Lang = "", as_json: Json 
 
 
 @case_app.command("show", help=_t("cli.case.show.help"))
-def case_show(case: CaseOption, workspace: Workspace = _WORKSPACE, lang: Lang = "", as_json: Json = False) -> None:
+def case_show(case: CaseOption, workspace: Workspace = _WORKSPACE, lang: LangOption = "", as_json: Json = False) -> None:
     from geoevidence.custody import CASE_FIELDS
 
     opened = _open_case(workspace, case)
@@ -293,7 +294,7 @@ def case_show(case: CaseOption, workspace: Workspace = _WORKSPACE, lang: Lang = 
 
 
 @case_app.command("items", help=_t("cli.case.items.help"))
-def case_items(case: CaseOption, workspace: Workspace = _WORKSPACE, lang: Lang = "", as_json: Json = False) -> None:
+def case_items(case: CaseOption, workspace: Workspace = _WORKSPACE, lang: LangOption = "", as_json: Json = False) -> None:
     for item in _open_case(workspace, case).items():
         record = {
             "id": item.id,
@@ -308,7 +309,7 @@ def case_items(case: CaseOption, workspace: Workspace = _WORKSPACE, lang: Lang =
 
 
 @case_app.command("log", help=_t("cli.case.log.help"))
-def case_log(case: CaseOption, workspace: Workspace = _WORKSPACE, lang: Lang = "", as_json: Json = False) -> None:
+def case_log(case: CaseOption, workspace: Workspace = _WORKSPACE, lang: LangOption = "", as_json: Json = False) -> None:
     for event in _open_case(workspace, case).events():
         record = {
             "index": event.index,
@@ -357,7 +358,7 @@ def drone_survey(
     polygons: Annotated[Path | None, typer.Option("--polygons", help=_t("cli.drone.polygons"))] = None,
     config: Annotated[Path | None, typer.Option("--config", help=_t("cli.option.config"))] = None,
     workspace: Workspace = _WORKSPACE,
-    lang: Lang = "",
+    lang: LangOption = "",
     as_json: Json = False,
 ) -> None:
     from drone import SurveyConfig, survey, survey_case
@@ -399,7 +400,7 @@ def drone_measure(
     event: EventOption = None,
     out: OutFolder = None,
     workspace: Workspace = _WORKSPACE,
-    lang: Lang = "",
+    lang: LangOption = "",
     as_json: Json = False,
 ) -> None:
     from drone import measure, measure_case
@@ -432,7 +433,7 @@ def satellite_monitor(
     min_pixels: Annotated[int | None, typer.Option("--min-pixels", help=_t("cli.satellite.min_pixels"))] = None,
     config: Annotated[Path | None, typer.Option("--config", help=_t("cli.option.config"))] = None,
     workspace: Workspace = _WORKSPACE,
-    lang: Lang = "",
+    lang: LangOption = "",
     as_json: Json = False,
 ) -> None:
     from satellite import MonitorConfig, monitor, monitor_case
@@ -459,13 +460,15 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", "-o", help=_t("cli.report.out"))] = None,
     language: Annotated[str, typer.Option("--language", help=_t("cli.report.language"))] = "zh",
     workspace: Workspace = _WORKSPACE,
-    lang: Lang = "",
+    lang: LangOption = "",
     as_json: Json = False,
 ) -> None:
     from geoevidence.report import report_case
 
     opened = _open_case(workspace, case)
-    item = report_case(opened, lang=language)
+    if language not in LANGUAGES:
+        raise ConfigError("cli.unknown_language", found=language)
+    item = report_case(opened, lang="zh" if language == "zh" else "en")
     if out is not None:
         _copy_new(opened.path_of(item), out)
     record = {
@@ -492,7 +495,7 @@ def package_seal(
     case: CaseOption,
     out: Annotated[Path, typer.Option("--out", "-o", help=_t("cli.package.out"))],
     workspace: Workspace = _WORKSPACE,
-    lang: Lang = "",
+    lang: LangOption = "",
     as_json: Json = False,
 ) -> None:
     from geoevidence.package import seal_folder, seal_zip
@@ -516,7 +519,7 @@ def verify(
     package: Annotated[Path, typer.Argument(help=_t("cli.verify.package"))],
     trust: Annotated[Path | None, typer.Option("--trust", help=_t("cli.verify.trust"))] = None,
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help=_t("cli.verify.checkpoint"))] = None,
-    lang: Lang = "",
+    lang: LangOption = "",
     as_json: Json = False,
 ) -> None:
     from geoevidence.trust.__main__ import main as verify_main
@@ -533,7 +536,7 @@ def serve(
     port: Annotated[int, typer.Option("--port", help=_t("cli.serve.port"))] = 8501,
     host: Annotated[str, typer.Option("--host", help=_t("cli.serve.host"))] = "127.0.0.1",
     workspace: Workspace = _WORKSPACE,
-    lang: Lang = "",
+    lang: LangOption = "",
 ) -> None:
     from app.server import serve as run_server
 

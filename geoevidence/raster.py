@@ -96,7 +96,7 @@ class Raster:
         if self.nodata is None:
             return np.zeros(self.data.shape, bool)
         if np.isnan(self.nodata):
-            return np.isnan(self.data)
+            return np.asarray(np.isnan(self.data))
         return np.asarray(self.data == self.nodata)
 
 

@@ -234,7 +234,8 @@ class Finding:
     """One statement of fact with its error, its limits and the way back to the sources.
 
     id: unique within a result, such as S-001.
-    message: what is stated; never a legal conclusion.
+    message: what is stated, in one sentence; never a legal conclusion.
+    facts: further measured facts that support it.
     quantity: the headline number, or None.
     geometry: GeoJSON geometry in `crs`, or None.
     crs: WKT2 or EPSG code text of `geometry`, or None.
@@ -254,6 +255,7 @@ class Finding:
     period: tuple[date, date] | None = None
     method: Message
     sources: tuple[str, ...] = ()
+    facts: tuple[Message, ...] = ()
     limitations: tuple[Message, ...] = ()
     products: tuple[str, ...] = ()
     synthetic: bool = False
@@ -271,6 +273,7 @@ class Finding:
         return {
             "id": self.id,
             "message": self.message.to_dict(),
+            "facts": [fact.to_dict() for fact in self.facts],
             "quantity": None if self.quantity is None else self.quantity.to_dict(),
             "geometry": None if self.geometry is None else _floats_to_text(self.geometry),
             "crs": self.crs,
@@ -294,6 +297,7 @@ class Finding:
             return cls(
                 id=require(raw, "id", str, where),
                 message=Message.from_dict(require(raw, "message", Mapping, where)),
+                facts=tuple(Message.from_dict(fact) for fact in require(raw, "facts", list, where)),
                 quantity=None if quantity is None else Quantity.from_dict(quantity),
                 geometry=None if geometry is None else _text_to_floats(geometry),
                 crs=require(raw, "crs", (str, type(None)), where),
@@ -433,7 +437,9 @@ class ProcessResult:
         there = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != self.FILE)
         listed = [product.path for product in self.products]
         if listed != there:
-            raise ValueError(f"products {sorted(set(listed) ^ set(there))} are listed and missing, or there and not listed, or unsorted")
+            raise ValueError(
+                f"products {sorted(set(listed) ^ set(there))} are listed and missing, or there and not listed, or unsorted"
+            )
         part = folder / ".result.part"
         part.write_bytes(canonical.dumps(self.to_dict()))
         os.replace(part, folder / self.FILE)
