@@ -104,7 +104,7 @@ h2 { font-size: 12pt; margin: 7mm 0 2mm; }
 table { border-collapse: collapse; width: 100%; } thead { display: table-header-group; }
 td, th { border: 0.5pt solid #777; padding: 1mm 1.5mm; text-align: left; vertical-align: top; font-weight: normal; }
 th { background: #eee; } .facts th { width: 34mm; }
-tr { break-inside: avoid; }
+tbody { break-inside: avoid; } tr { break-inside: avoid; }
 .hex { font-family: "Noto Sans Mono", Consolas, Menlo, monospace; font-size: 7.5pt; word-break: break-all; line-height: 1.3; }
 .right { text-align: right; white-space: nowrap; }
 .sign { display: grid; grid-template-columns: 1fr 1fr; gap: 9mm 10mm; margin-top: 9mm; break-inside: avoid; }
@@ -120,6 +120,15 @@ def _page(record: Mapping[str, Any], event: CustodyEvent, *, number: str, sheet:
         return f"{escape(chinese)} <small>{escape(english)}</small>"
 
     beijing = (event.time_claimed + timedelta(hours=8)).strftime("%Y-%m-%d %H:%M:%S")
+
+    def named(kind: str, value: str) -> str:
+        known = f"custody.{kind}.{value}"
+        return (
+            escape(value)
+            if render(known, {}, "zh") == known
+            else f"{escape(render(known, {}, 'zh'))} <small>{escape(value)}</small>"
+        )
+
     offset = both("offset_unknown") if event.clock_offset_ms is None else f"{event.clock_offset_ms} ms"
     total = sum(int(row["size"]) for row in record["files"])
     facts = [
@@ -127,17 +136,18 @@ def _page(record: Mapping[str, Any], event: CustodyEvent, *, number: str, sheet:
         (both("case"), escape(event.case)),
         (both("cause"), escape(sheet.get("cause", "")) or both("empty")),
         (both("time"), f"{beijing} (UTC+8)<br>{escape(record['time_claimed'])}"),
-        (both("clock"), f"{escape(event.clock_source)}; {offset}"),
+        (both("clock"), f"{named('clock', event.clock_source)}；{offset}"),
         (both("source"), escape(str(record["source"])) or both("empty")),
-        (both("actor"), f"{escape(event.actor_id or '')} / {escape(event.role)} / {escape(event.auth_level)}"),
+        (both("actor"), f"{escape(event.actor_id or '')} / {named('role', event.role)} / {named('auth', event.auth_level)}"),
         (both("device"), f"{escape(event.device_serial or '')} / {escape(event.software)}"),
         (both("event"), f'<span class="hex">{escape(event.event_id)}<br>{event.leaf_hash}</span>'),
         (both("files"), both("files_value", count=len(record["files"]), size=f"{total:,}")),
         (both("manifest"), f'<span class="hex">{record["manifest_sha256"]}</span>'),
     ]
     rows = "".join(
-        f'<tr><td class="right">{n}</td><td>{escape(str(row["path"]))}</td><td class="right">{int(row["size"]):,}</td>'
-        f'<td class="hex">SHA-256 {row["sha256"]}<br>SM3 {row["sm3"]}</td></tr>'
+        f'<tbody><tr><td class="right" rowspan="2">{n}</td><td>{escape(str(row["path"]))}</td>'
+        f'<td class="right">{int(row["size"]):,}</td></tr>'
+        f'<tr><td class="hex" colspan="2">SHA-256 {row["sha256"]}<br>SM3 &nbsp; &nbsp; {row["sm3"]}</td></tr></tbody>'
         for n, row in enumerate(record["files"], start=1)
     )
     mark = f'<div class="mark">{both("demonstration")}</div>' if demonstration else ""
@@ -152,6 +162,6 @@ def _page(record: Mapping[str, Any], event: CustodyEvent, *, number: str, sheet:
         f'<table class="facts">{"".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in facts)}</table>\n{notes}\n'
         f'<div class="sign">{signs}</div>\n'
         f"<h2>{both('list')}</h2>\n<table><thead><tr><th>{both('col_no')}</th><th>{both('col_path')}</th>"
-        f"<th>{both('col_size')}</th><th>{both('col_digest')}</th></tr></thead><tbody>{rows}</tbody></table>\n"
+        f"<th>{both('col_size')}</th></tr></thead>{rows}</table>\n"
         f"<h2>{both('checkpoint')}</h2>\n<pre>{escape(str(record['checkpoint']))}</pre>\n</body></html>\n"
     )
