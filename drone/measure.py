@@ -168,7 +168,7 @@ def measure_covered(surface: SurfaceModel, accuracy: AccuracyReport) -> Measurem
     known = np.isfinite(surface.raster.data[0])
     cell = grid.resolution[0]
     row, col = ndimage.center_of_mass(known)
-    x, y = grid.transform * (col + 0.5, row + 0.5)
+    x, y = grid.transform @ (col + 0.5, row + 0.5)
     scale = grid_scale(grid.crs, x, y, _ground_height(surface, surface.height_kind))
     area = float(np.count_nonzero(known)) * grid.cell_area / scale**2
     edge = np.count_nonzero(known & ~ndimage.binary_erosion(known)) * cell

@@ -556,19 +556,19 @@ def _reduced(picture: Raster, longest: int) -> tuple[NDArray[np.uint8], Grid]:
     out[..., 3] = np.where(weight * 2 >= factor * factor, 255, 0)
     out[out[..., 3] == 0] = 0
     t = picture.grid.transform
-    return out, Grid(shape=(rows, cols), transform=t * Affine.scale(factor), crs=picture.grid.crs)
+    return out, Grid(shape=(rows, cols), transform=t @ Affine.scale(factor), crs=picture.grid.crs)
 
 
 def _cut(picture: Raster, bounds: tuple[float, float, float, float], margin: float) -> Raster:
     """The part of a picture around bounds (xmin, ymin, xmax, ymax), widened by `margin` (m), within the picture."""
     t = picture.grid.transform
-    left, top = ~t * (bounds[0] - margin, bounds[3] + margin)
-    right, bottom = ~t * (bounds[2] + margin, bounds[1] - margin)
+    left, top = ~t @ (bounds[0] - margin, bounds[3] + margin)
+    right, bottom = ~t @ (bounds[2] + margin, bounds[1] - margin)
     rows, cols = picture.grid.shape
     x0, x1 = sorted((min(max(int(left), 0), cols - 1), min(max(math.ceil(right), 1), cols)))
     y0, y1 = sorted((min(max(int(top), 0), rows - 1), min(max(math.ceil(bottom), 1), rows)))
     part = picture.data[:, y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
-    return Raster(data=part, grid=Grid(shape=part.shape[1:], transform=t * Affine.translation(x0, y0), crs=picture.grid.crs))
+    return Raster(data=part, grid=Grid(shape=part.shape[1:], transform=t @ Affine.translation(x0, y0), crs=picture.grid.crs))
 
 
 def _picture(
@@ -644,7 +644,7 @@ def _footprint(surface: SurfaceModel) -> dict[str, Any]:
         coarse = padded.reshape(rows, factor, cols, factor).any(axis=(1, 3))
     parts = [
         shapely.geometry.shape(part)
-        for part, _ in shapes(coarse.astype(np.uint8), mask=coarse, transform=grid.transform * Affine.scale(factor))
+        for part, _ in shapes(coarse.astype(np.uint8), mask=coarse, transform=grid.transform @ Affine.scale(factor))
     ]
     simple = shapely.set_precision(shapely.simplify(shapely.union_all(parts), 0.5), 0.01)
     polygons = [p for p in getattr(simple, "geoms", [simple]) if p.area >= 1.0] or [simple]

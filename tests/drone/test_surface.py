@@ -1,0 +1,113 @@
+"""The surface model: against the true surface, and cell by cell on made-up points."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from drone.surface import SurfaceConfig, build_surface
+from drone.types import DenseCloud
+from geoevidence.errors import CoverageError
+from tests.drone import sample_block as sample
+
+
+def _cloud(points: np.ndarray, sd: float = 0.01) -> DenseCloud:
+    count = len(points)
+    return DenseCloud(
+        points=np.asarray(points, float),
+        colours=np.zeros((count, 3), np.uint8),
+        views=np.full(count, 3, np.uint8),
+        height_sd=np.full(count, sd, np.float32),
+    )
+
+
+def _field(spacing: float, size: float = 10.0) -> np.ndarray:
+    """Points of a level field around the middle of the block, heights 30 m."""
+    middle = sample.block(9).points[:, :2].mean(axis=0)
+    x, y = np.meshgrid(np.arange(-size / 2, size / 2, spacing), np.arange(-size / 2, size / 2, spacing))
+    return np.column_stack([x.ravel() + middle[0], y.ravel() + middle[1], np.full(x.size, 30.0)])
+
+
+def _build(points: np.ndarray, **settings: float):  # type: ignore[no-untyped-def]
+    return build_surface(_cloud(points), sample.block(9), config=SurfaceConfig(**settings))
+
+
+def test_a_plane_comes_back_exactly() -> None:
+    points = _field(0.04)
+    middle = points[:, :2].mean(axis=0)
+    points[:, 2] = 30 + 0.3 * (points[:, 0] - middle[0]) - 0.2 * (points[:, 1] - middle[1])
+    surface = _build(points, cell=0.2)
+    z = surface.raster.data[0]
+    rows, cols = np.nonzero(np.isfinite(z))
+    x, y = surface.raster.grid.transform @ (cols + 0.5, rows + 0.5)
+    inner = (np.abs(x - middle[0]) < 4.5) & (np.abs(y - middle[1]) < 4.5)
+    expected = 30 + 0.3 * (x - middle[0]) - 0.2 * (y - middle[1])
+    # Five points a cell and side: their weighted middle is off the cell's by less than half a spacing, 0.02 m, times the slope.
+    assert np.max(np.abs(z[rows, cols] - expected)[inner]) < 0.02 * 0.5
+
+
+def test_the_upper_of_two_layers_stands_for_the_cell() -> None:
+    ground = _field(0.05)
+    roof = ground[np.hypot(*(ground[:, :2] - ground[:, :2].mean(axis=0)).T) < 2] + [0, 0, 3.0]
+    surface = _build(np.vstack([ground, roof]), cell=0.1)
+    z = surface.raster.data[0]
+    rows, cols = np.nonzero(np.isfinite(z))
+    x, y = surface.raster.grid.transform @ (cols + 0.5, rows + 0.5)
+    middle = ground[:, :2].mean(axis=0)
+    distance = np.hypot(x - middle[0], y - middle[1])
+    np.testing.assert_allclose(z[rows, cols][distance < 1.8], 33.0, atol=1e-4)
+    np.testing.assert_allclose(z[rows, cols][distance > 2.2], 30.0, atol=1e-4)
+
+
+def test_pinholes_are_filled_with_a_larger_error_and_ponds_stay_empty() -> None:
+    points = _field(0.05)
+    middle = points[:, :2].mean(axis=0)
+    distance = np.hypot(*(points[:, :2] - middle - [2, 2]).T)
+    pond = np.hypot(*(points[:, :2] - middle + [2, 2]).T)
+    surface = _build(points[(distance > 0.15) & (pond > 1.0)], cell=0.05, fill_area=0.15)
+    z, sd = surface.raster.data[0], surface.standard_uncertainty.data[0]
+    at = ~surface.raster.grid.transform
+
+    def cell(x: float, y: float) -> tuple[int, int]:
+        col, row = at @ (middle[0] + x, middle[1] + y)
+        return int(row), int(col)
+
+    assert z[cell(2, 2)] == pytest.approx(30.0, abs=1e-4)
+    assert sd[cell(2, 2)] >= 0.0099
+    assert surface.density.data[0][cell(2, 2)] == 0
+    assert np.isnan(z[cell(-2, -2)]) and np.isnan(sd[cell(-2, -2)])
+
+
+def test_small_islands_are_dropped() -> None:
+    points = _field(0.05)
+    island = points[:16] + [8.0, 8.0, 0.0]
+    surface = _build(np.vstack([points, island]), cell=0.05, min_patch=0.5)
+    assert np.count_nonzero(np.isfinite(surface.raster.data[0])) == pytest.approx(10 * 10 / 0.05**2, rel=0.03)
+
+
+def test_cells_lie_on_multiples_of_their_size() -> None:
+    grid = _build(_field(0.05), cell=0.2).raster.grid
+    for edge in (grid.transform.c, grid.transform.f):
+        assert abs(edge / 0.2 - round(edge / 0.2)) < 1e-6
+
+
+def test_no_points_is_an_error() -> None:
+    with pytest.raises(CoverageError):
+        _build(np.array([[0.0, 0.0, 0.0]]), cell=0.1)
+
+
+def test_errors_and_coverage_of_the_demonstration_flight() -> None:
+    surface = sample.surface(9)
+    z, sd = surface.raster.data[0], surface.standard_uncertainty.data[0]
+    rows, cols = np.nonzero(np.isfinite(z))
+    x, y = surface.raster.grid.transform @ (cols + 0.5, rows + 0.5)
+    error = z[rows, cols] - sample.true_heights(x, y)
+    land = np.isfinite(error) & (z[rows, cols] > sample.truth()["water"]["level"] + 0.2)
+    error, stated = error[land], sd[rows, cols][land]
+    noise = 1.4826 * np.median(np.abs(error - np.median(error)))
+    assert 0.05 * sample.GSD < noise < 0.5 * sample.GSD
+    assert abs(np.median(error)) < 0.1 * sample.GSD
+    # Normal errors would give 0.954; edges are worse, and poses are true here, so flat ground is better.
+    assert 0.93 <= np.mean(np.abs(error) <= 2 * stated) <= 0.999
+    # Nothing is certain: a cell's error is never below what one matching window can give.
+    assert stated.min() > 0.05 * sample.GSD
