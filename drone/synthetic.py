@@ -195,7 +195,7 @@ class Site:
     def heights_at(self, xy: NDArray[np.float64]) -> NDArray[np.float64]:
         """Ellipsoidal heights (n,) at world positions (n, 2) (E, N), bilinear."""
         local = np.asarray(xy, np.float64) - np.array(self.config.origin)
-        return np.array([_height(self.heights, self.corner[0], self.corner[1], self.config.detail, x, y) for x, y in local])
+        return _heights_along(self.heights, self.corner[0], self.corner[1], self.config.detail, local)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -846,6 +846,14 @@ def _height(heights: NDArray[Any], x0: float, y0: float, d: float, x: float, y: 
     return (heights[r, c] * (1 - u) + heights[r, c + 1] * u) * (1 - v) + (
         heights[r + 1, c] * (1 - u) + heights[r + 1, c + 1] * u
     ) * v
+
+
+@njit(cache=True)
+def _heights_along(heights: NDArray[Any], x0: float, y0: float, d: float, local: NDArray[Any]) -> NDArray[Any]:
+    out = np.empty(local.shape[0])
+    for i in range(local.shape[0]):
+        out[i] = _height(heights, x0, y0, d, local[i, 0], local[i, 1])
+    return out
 
 
 @njit(cache=True)

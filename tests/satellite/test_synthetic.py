@@ -112,6 +112,7 @@ def test_index_noise_is_about_two_hundredths(cube: SimulatedCube) -> None:
     assert 0.01 < noise < 0.03
 
 
+@pytest.mark.slow
 def test_cloud_gaps_are_like_those_of_the_lower_yangtze() -> None:
     config = SimulationConfig(shape=(24, 24), revisit_days=5, max_cloud=1.0, end=date(2025, 5, 30))
     cube = simulate(config, seed=11)
@@ -134,6 +135,7 @@ def test_floods_drown_the_flats_in_summer_only(cube: SimulatedCube) -> None:
     assert np.nanmedian(drowned[(months == 1) | (months == 12)]) < 0.15
 
 
+@pytest.mark.slow
 def test_scattered_changes_stay_apart_and_on_their_land() -> None:
     cube = simulate(replace(BASE, random_changes=15, end=date(2023, 1, 30)), seed=2)
     assert len(cube.changes) == 15
