@@ -54,10 +54,11 @@ def shown_findings(case: Case, lang: Lang) -> tuple[ShownFinding, ...]:
     shown = []
     for number, (stored, finding) in enumerate(case.findings(), start=1):
         products = {product.path: product for product in stored.result.products}
+        # a product of one finding alone begins with its id (docs/formats/result.md); the others belong to the whole result
         files = tuple(
             FindingFile(kind=products[path].kind, title=products[path].title.render(lang), item=stored.files[path])
             for path in finding.products
-            if path in products
+            if path in products and path.rpartition("/")[2].startswith(f"{finding.id}-")
         )
         shown.append(
             ShownFinding(
@@ -71,6 +72,16 @@ def shown_findings(case: Case, lang: Lang) -> tuple[ShownFinding, ...]:
             )
         )
     return tuple(shown)
+
+
+def previews(stored: StoredResult, lang: Lang) -> tuple[FindingFile, ...]:
+    """Pictures of the whole result."""
+    own = tuple(f"{finding.id}-" for finding in stored.result.findings)
+    return tuple(
+        FindingFile(kind=product.kind, title=product.title.render(lang), item=stored.files[product.path])
+        for product in stored.result.products
+        if product.kind == "preview" and product.media_type in ("image/png", "image/jpeg") and not product.path.startswith(own)
+    )
 
 
 def _geographic(finding: Finding) -> Mapping[str, Any] | None:

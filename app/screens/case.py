@@ -69,6 +69,11 @@ def _findings(case: Case, synthetic: bool) -> None:
             key = clicked
         _facts(by_key[key].stored, by_key[key].finding)
     _pictures(case, by_key[key])
+    previews = figures.previews(by_key[key].stored, state.lang())
+    if previews:
+        with st.expander(t("case.previews")):
+            for picture in previews:
+                st.image(str(case.path_of(picture.item)), caption=plain(picture.title))
     gaps = [gap for stored in case.results() for gap in stored.result.gaps]
     if gaps:
         with st.expander(t("case.gaps", count=len(gaps))):
@@ -81,6 +86,8 @@ def _facts(stored: StoredResult, finding: Finding) -> None:
     """What is stated, when, how large, how; and what it cannot prove."""
     lang = state.lang()
     st.markdown(f"**{plain(finding.message.render(lang))}**")
+    if finding.facts:
+        st.markdown("\n".join(f"- {plain(fact.render(lang))}" for fact in finding.facts))
     quantity = t("finding.no_quantity") if finding.quantity is None else finding.quantity.format(lang)
     st.markdown(f"#### {plain(quantity)}")
     if finding.quantity is not None:

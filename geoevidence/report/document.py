@@ -198,7 +198,7 @@ class _Builder:
             Table(
                 header=(self.t("summary.number"), self.t("summary.what"), self.t("summary.when"), self.t("summary.size")),
                 rows=rows,
-                widths=(0.6, 4.6, 2.4, 2.4),
+                widths=(0.7, 6.0, 1.9, 2.0),
             ),
             Text(text=self.t("summary.error"), style="note"),
             Text(text=self.t("summary.not_legal"), style="note"),
@@ -222,8 +222,9 @@ class _Builder:
 
     def _finding(self, number: int, stored: StoredResult, finding: Finding) -> Section:
         products = {product.path: product for product in stored.result.products}
-        own = [products[path] for path in finding.products if path in products]
+        own = [products[path] for path in finding.products if path in products and _is_own(path, finding)]
         blocks: list[Block] = [Text(text=finding.message.render(self.lang), style="lead")]
+        blocks += [Text(text=fact.render(self.lang), style="list") for fact in finding.facts]
         rows = [
             (self.t("finding.when"), self._when(stored, finding)),
             (self.t("finding.size"), self._size(finding)),
@@ -301,10 +302,9 @@ class _Builder:
         ]
 
     def _sources(self, finding: Finding) -> str:
-        by_digest: dict[str, list[str]] = {}
-        for item in self.items:
-            by_digest.setdefault(f"sha256:{item.sha256}", []).append(item.id)
-        known = [by_digest[digest][0] for digest in finding.sources if digest in by_digest]
+        wanted = set(finding.sources)
+        known = [item.id for item in self.items if item.role == "original" and f"sha256:{item.sha256}" in wanted]
+        known = known or [item.id for item in self.items if f"sha256:{item.sha256}" in wanted]
         if not known:
             return self.t("finding.no_sources")
         shown = ", ".join(known[:6])
@@ -345,7 +345,7 @@ class _Builder:
                 (self.t("process.inputs"), self.t("process.files", count=len(stored.event.inputs))),
                 (self.t("process.outputs"), self.t("process.files", count=len(stored.event.outputs))),
             ]
-            used = {path for finding in stored.result.findings for path in finding.products}
+            used = {path for finding in stored.result.findings for path in finding.products if _is_own(path, finding)}
             previews = [p for p in stored.result.products if p.kind == "preview" and p.path not in used]
             parameters = tuple(_flat(stored.result.parameters))
             blocks: list[Block] = [Rows(rows=tuple(rows))]
@@ -416,6 +416,7 @@ class _Builder:
         names = ("investigators", "operators", "witness", "holder", "examiner", "reviewer", "prosecutor")
         return Section(
             title=self.t("sign.title"),
+            new_page=True,
             blocks=(
                 Text(text=self.t("sign.reading"), style="note"),
                 SignatureLines(
@@ -448,6 +449,11 @@ def _check(finding: Finding) -> None:
         raise PackageError("report.no_limits", finding=finding.id)
     if finding.quantity is not None and not finding.quantity.propagation:
         raise PackageError("report.no_error", finding=finding.id)
+
+
+def _is_own(path: str, finding: Finding) -> bool:
+    """A product of this finding alone: its file name starts with the finding's id (docs/formats/result.md)."""
+    return path.rpartition("/")[2].startswith(f"{finding.id}-")
 
 
 def _degrees(value: float, letters: str) -> str:

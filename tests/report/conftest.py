@@ -111,6 +111,7 @@ def make_case(folder: Path) -> SampleCase:
         period=(date.fromisoformat(days[0]), date.fromisoformat(days[1])),
         method=Message(id="谐波模型残差的移动和检验（MOSUM）。依据：Chu, Hornik, Kuan (1995)"),
         sources=tuple(f"sha256:{item.sha256}" for item in files.values()),
+        facts=(Message(id="此前有 48 个日期的清晰影像支持。"),),
         limitations=(Message(id="不能证明何人所为。"), Message(id="分辨率 10 m，小于 4 个像元的变化看不见。")),
         products=("S-001-before.png", "S-001-after.png", "S-001-series.png"),
         synthetic=True,

@@ -59,6 +59,7 @@ def test_the_five_questions_are_answered(sample: SampleCase) -> None:
     assert "可能发生在 2025-08-14 至 2025-09-03 之间" in said
     assert "120000 ± 6200 m² (k=2)" in said
     assert "MOSUM" in said
+    assert "此前有 48 个日期的清晰影像支持。" in said
     assert "不能证明何人所为。" in said
     assert "2025-08-24 的影像读取失败" in said
 
