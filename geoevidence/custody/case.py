@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -34,7 +34,7 @@ from geoevidence.custody.log import (
 from geoevidence.custody.provenance import describe_process
 from geoevidence.custody.receipt import Receipt, manifest_sha256, receipt_of, write_receipt
 from geoevidence.custody.sheet import CaseSheet, checked_fields, read_sheet
-from geoevidence.custody.store import ObjectStore, StoredFile
+from geoevidence.custody.store import ObjectStore, StoredFile, shown
 from geoevidence.errors import CustodyError, DigestMismatchError, FormatError, InputError
 from geoevidence.trust.archive import fold, sort_key
 from geoevidence.trust.canonical import dumps, loads_canonical
@@ -56,6 +56,7 @@ WORKSPACE_SCHEMA = "geoevidence.workspace.v1"
 FINDINGS_SCHEMA = "geoevidence.findings.v1"
 RESULT = "result.json"
 _MARKER = "workspace.json"
+_FOLDERS = ("objects", "tmp", "checkpoints", "receipts")
 _INGEST_TOOLS = {"copied": "custody.ingest", "received": "custody.upload"}
 
 
@@ -112,14 +113,20 @@ class Workspace:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise CustodyError("custody.workspace_not_empty", path=path)
-            workspace_id = f"W-{session.random(5).hex()}"
-            for name in ("objects", "tmp", "checkpoints", "receipts"):
+        except OSError as error:
+            raise storage_error(error, path) from error
+        workspace_id = f"W-{session.random(5).hex()}"
+        try:
+            for name in _FOLDERS:
                 (path / name).mkdir()
             log_store.create(workspace_id)
             # last: a folder without it is not a workspace
             write_durably(path / _MARKER, dumps({"schema": WORKSPACE_SCHEMA, "id": workspace_id}))
-        except OSError as error:
-            raise storage_error(error, path) from error
+        except (OSError, CustodyError) as error:
+            # the folder was empty: leave it so, or a second try would be refused
+            for entry in path.iterdir():
+                shutil.rmtree(entry) if entry.name in _FOLDERS else entry.unlink()
+            raise storage_error(error, path) if isinstance(error, OSError) else error from error
         return cls(path, workspace_id, session=session, log_store=log_store)
 
     @classmethod
@@ -157,8 +164,10 @@ class Workspace:
     def _open_case(self, summary: CaseSummary) -> Case:
         log = self._log(summary.id)
         case = Case(self, summary, log, objects=self._objects, session=self._session)
-        log.heal()
-        case._write_missing_receipts()
+        # a case can be looked at even where nothing can be written; whatever appends to it will say so
+        with suppress(CustodyError):
+            log.heal()
+            case._write_missing_receipts()
         return case
 
     def _log(self, case_id: str) -> CaseLog:
@@ -372,7 +381,7 @@ class Case:
                 if not new and not present:
                     raise nothing_taken(source, taken.skipped)
                 if new:
-                    self._record_ingest(appender, new, label or source.name or str(source), kind)
+                    self._record_ingest(appender, new, shown(label or source.name or str(source)), kind)
         event = appender.new_events[-1] if new else None
         items = self.items(role="original")
         receipt = self._receipt(event, present)
@@ -614,9 +623,8 @@ class Derivation:
         if len({fold(name) for name in [*listed, RESULT]}) != len(listed) + 1:
             raise CustodyError("custody.product_twice", process=self._process)
         for name in listed:
-            problem = name_problem(name)
-            if problem is not None:
-                raise CustodyError("custody.product_name", name=name, reason=Message(id=problem).render("en"))
+            if name_problem(name) is not None:
+                raise CustodyError("custody.product_name", name=shown(name))
         present = set()
         for path in sorted(self.out.rglob("*")):
             if path.is_symlink() or not (path.is_dir() or path.is_file()):

@@ -423,7 +423,7 @@ class CaseLog:
         ours = self._session.signer.public_key
         keys.setdefault(note_key_name(ours), ours)
         inside = reader.newest_checkpoint(self._case_id)
-        everything = [*known, *([] if inside is None else [("catalogue", inside)])]
+        everything = [*known, *([] if inside is None else [(_CATALOGUE, inside)])]
         if hashes and inside is None:
             raise LogInconsistentError("custody.log_unsigned", size=len(hashes))
         for place, raw in everything:
@@ -437,13 +437,14 @@ class CaseLog:
                 raise LogInconsistentError("custody.checkpoint_other_log", path=place, expected=self.origin, found=stated.origin)
             if stated.tree_size > len(hashes):
                 raise LogInconsistentError("custody.log_behind", place=place, known=stated.tree_size, found=len(hashes))
-            if place == "catalogue" and stated.tree_size != len(hashes):
+            if place == _CATALOGUE and stated.tree_size != len(hashes):
                 raise LogInconsistentError("custody.log_unsigned", size=len(hashes))
             if tree_root(hashes[: stated.tree_size]) != stated.root:
                 raise LogInconsistentError("custody.log_differs", place=place, size=stated.tree_size)
 
 
-_MEMORY = "key folder"
+_MEMORY = "密钥文件夹 (key folder)"
+_CATALOGUE = "目录数据库 (catalogue)"
 
 
 def _texts(error: GeoEvidenceError) -> dict[str, Any]:

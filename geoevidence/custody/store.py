@@ -147,6 +147,8 @@ class ObjectStore:
                     os.close(fd)
                 self._name(part, stored)
             finally:
+                if os.name == "nt" and part.exists():
+                    part.chmod(0o600)  # Windows removes no read-only file
                 part.unlink(missing_ok=True)
         return stored
 

@@ -49,7 +49,7 @@ def draft(case: Case) -> PackageDraft:
     # the log may grow while it is read: the view is that of the checkpoint
     events = case.events()[: checkpoint.tree_size]
     if tree_root(leaf_hash(event.leaf) for event in events) != checkpoint.root:
-        raise LogInconsistentError("custody.log_differs", place="catalogue", size=checkpoint.tree_size)
+        raise LogInconsistentError("custody.log_differs", place="目录数据库 (catalogue)", size=checkpoint.tree_size)
     known = {ref.item for event in events for ref in event.outputs}
     items = tuple(item for item in case.items() if item.id in known and not item.path.startswith("seal/"))
     if not any(item.role == "original" for item in items):

@@ -14,7 +14,7 @@ from geoevidence.custody.sheet import read_sheet
 from geoevidence.errors import ConfigError, CustodyError, DigestMismatchError, FormatError, InputError
 from geoevidence.messages import texts
 from geoevidence.trust.canonical import dumps, loads_canonical
-from geoevidence.types import EvidenceItem, Message, ProcessResult
+from geoevidence.types import EvidenceItem, Message, ProcessResult, Product
 from tests.custody.test_log import check_log
 from tests.custody.workspaces import CARD, Place, derive, full_case, result, session
 
@@ -401,3 +401,42 @@ def test_every_message_of_this_part_stands_in_both_languages(repository: Path) -
     for lang in ("zh", "en"):
         assert used <= set(texts(lang))
     assert Message(id="custody.stage.copy").render("zh") != Message(id="custody.stage.copy").render("en")
+
+
+class _FullLogStore:
+    """A catalogue on a disk without room."""
+
+    def create(self, workspace_id: str) -> None:
+        raise CustodyError("custody.catalogue_failed", path="catalogue", reason="database or disk is full")
+
+
+def test_a_workspace_that_could_not_be_made_can_be_made_later(tmp_path: Path) -> None:
+    who = session(tmp_path / "keys")
+    with pytest.raises(CustodyError) as raised:
+        Workspace.create(tmp_path / "new", session=who, log_store=_FullLogStore())  # type: ignore[arg-type]
+    assert raised.value.message_id == "custody.catalogue_failed" and list((tmp_path / "new").iterdir()) == []
+    assert Workspace.create(tmp_path / "new", session=who, log_store=open_log_store(tmp_path / "new")).cases() == ()
+
+
+def test_a_case_can_be_looked_at_where_no_receipt_can_be_written(place: Place, case: Case) -> None:
+    shutil.rmtree(place.workspace.path / "receipts")
+    (place.workspace.path / "receipts").write_bytes(b"in the way")
+    assert len(place.reopened().case(case.id).items()) == 4
+    with pytest.raises(CustodyError) as raised:
+        case.ingest(place.card({"new.txt": b"new"}))
+    assert raised.value.message_id.startswith("custody.disk_")
+    # the event itself was recorded: nothing accepted is lost
+    assert len(case.items(role="original")) == 4
+    (place.workspace.path / "receipts").unlink()
+    place.reopened().case(case.id)
+    assert len(list((place.workspace.path / "receipts").rglob("*.html"))) == 2
+
+
+def test_a_product_with_a_name_for_no_computer_is_refused(case: Case) -> None:
+    bad = Product(path="a:b.tif", kind="dsm", media_type="image/tiff", title=Message(id="core.synthetic"))
+    with (
+        pytest.raises(CustodyError) as raised,
+        case.derivation(process="drone.survey", inputs=case.items(role="original"), parameters={}, seed=7) as derivation,
+    ):
+        derivation.commit(replaced(result(derivation), products=(bad,)))
+    assert raised.value.message_id == "custody.product_name"

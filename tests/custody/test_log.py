@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -122,7 +123,7 @@ def test_a_log_that_went_back_is_known_by_the_key_folder_alone(place: Place) -> 
     shutil.copytree(place.root / "old-checkpoints", place.workspace.path / "checkpoints")
     with pytest.raises(LogInconsistentError) as raised:
         place.reopened().case("1").set_sheet({"cause": "x"})
-    assert raised.value.values["place"] == "key folder"
+    assert "key folder" in raised.value.values["place"]
 
 
 def test_another_history_is_refused(place: Place) -> None:
@@ -177,8 +178,9 @@ def test_a_hole_in_the_log_is_refused(place: Place) -> None:
 def test_a_leaf_that_cannot_be_read_is_named(place: Place) -> None:
     case = place.workspace.new_case("1")
     edit_database(place, "update leaf set data = X'7b7d'")
+    broken = place.reopened().case("1")
     with pytest.raises(LogInconsistentError) as raised:
-        place.reopened().case("1")
+        broken.events()
     assert (raised.value.message_id, raised.value.values["index"]) == ("custody.leaf_unreadable", 0)
     assert case.events()[0].type == "commissioned"
 
@@ -266,36 +268,37 @@ def test_two_sessions_see_each_other(place: Place) -> None:
 
 
 _INGEST = """
-import sys
+import os, sys
 from pathlib import Path
 from geoevidence.catalogue import open_log_store
 from geoevidence.custody import Workspace
 from tests.custody.workspaces import session
-root, card, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-path = root / "workspace"
-workspace = Workspace.open(path, session=session(root / "keys", seed=seed), log_store=open_log_store(path))
-done = workspace.case("1").ingest(root / card)
-print(len(done.items), len(done.already_present))
+root, children = Path(sys.argv[1]), []
+for number, card in enumerate(sys.argv[2:]):
+    child = os.fork()
+    if child == 0:
+        path = root / "workspace"
+        who = session(root / "keys", seed=10 + number)
+        workspace = Workspace.open(path, session=who, log_store=open_log_store(path))
+        done = workspace.case("1").ingest(root / card)
+        (root / f"done-{number}").write_text(f"{len(done.items)} {len(done.already_present)}")
+        os._exit(0)
+    children.append(child)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
 """
 
 
+@pytest.mark.skipif(os.name == "nt", reason="fork is POSIX")
 def test_two_processes_at_once_lose_nothing_and_take_nothing_twice(place: Place, repository: Path) -> None:
     case = place.workspace.new_case("1")
     shared = {f"both/{n:02d}.bin": bytes([n]) * 40_000 for n in range(12)}
     place.card({**shared, "only-a.bin": b"a"}, name="a")
     place.card({**shared, "only-b.bin": b"b"}, name="b")
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", _INGEST, str(place.root), name, str(10 + n)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=repository,
-        )
-        for n, name in enumerate(["a", "b", "a"])
-    ]  # fmt: skip
-    counts = []
-    for process in running:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        counts.append(tuple(map(int, out.split())))
+    place.log_store.close()
+    command = [sys.executable, "-c", _INGEST, str(place.root), "a", "b", "a"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repository, timeout=120)
+    assert done.returncode == 0, done.stderr
+    counts = [tuple(map(int, (place.root / f"done-{number}").read_text().split())) for number in range(3)]
     assert sum(new for new, _ in counts) == 14 and all(new + old == 13 for new, old in counts)
     case = place.reopened().case("1")
     names = [item.path.split("/", 2)[2] for item in case.items(role="original")]
@@ -369,7 +372,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=8, stateful_step_count=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+TestLife.settings = settings(max_examples=6, stateful_step_count=7, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def test_opening_is_refused_where_there_is_no_workspace(tmp_path: Path) -> None:
