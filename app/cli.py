@@ -403,7 +403,7 @@ def drone_measure(
     lang: LangOption = "",
     as_json: Json = False,
 ) -> None:
-    from drone import measure, measure_case
+    from drone import measure_case, measure_polygons
 
     with _progress() as progress:
         if case is not None:
@@ -417,7 +417,7 @@ def drone_measure(
             result, where = stored.result, stored.event.event_id
         else:
             with tempfile.TemporaryDirectory() as scratch:
-                result = measure(survey_folder, dsm=dsm, out=out or Path(scratch), polygon=polygon, base=base)
+                result = measure_polygons(survey_folder, dsm=dsm, out=out or Path(scratch), polygon=polygon, base=base)
             where = str(out) if out else "-"
     _emit_result(as_json, result, where, in_custody=case is not None)
 

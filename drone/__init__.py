@@ -15,7 +15,10 @@ _EXPORTS = {
     "reconstruct": "drone.sfm",
     "AdjustConfig": "drone.georeference",
     "SurveyConfig": "drone.workflow",
+    "measure_case": "drone.workflow",
+    "measure_polygons": "drone.workflow",
     "survey": "drone.workflow",
+    "survey_case": "drone.workflow",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -200,7 +200,7 @@ def survey(
     return result
 
 
-def measure(
+def measure_polygons(
     survey_folder: Path | None,
     *,
     out: Path,
