@@ -302,7 +302,9 @@ def measure_case(
         process="drone.measure", inputs=inputs, parameters={"config": parameters_of(config), "base": base}
     ) as run:
         folder = run.path_of(former.files[ProcessResult.FILE]).parent
-        run.commit(measure(folder, out=run.out, polygon=run.path_of(polygon), base=base, config=config, progress=progress))
+        run.commit(
+            measure_polygons(folder, out=run.out, polygon=run.path_of(polygon), base=base, config=config, progress=progress)
+        )
     assert run.stored is not None
     return run.stored
 
