@@ -32,7 +32,7 @@ class FindingFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownFinding:
-    """A finding as a screen shows it. key: unique in the case; number: 1, 2, ...; geometry: EPSG:4326 or None."""
+    """A finding as a screen shows it. key: unique in the case; number: 1, 2, ...; title: its id and size; geometry: EPSG:4326 or None."""
 
     key: str
     number: int
@@ -49,10 +49,10 @@ class ShownFinding:
         return next(iter(self.pictures(kind)), None)
 
 
-def shown_findings(case: Case, lang: Lang) -> tuple[ShownFinding, ...]:
-    """Every stated finding of a case, in log order."""
+def shown_findings(findings: Iterable[tuple[StoredResult, Finding]], lang: Lang) -> tuple[ShownFinding, ...]:
+    """The stated findings of a case as they are shown, in their order."""
     shown = []
-    for number, (stored, finding) in enumerate(case.findings(), start=1):
+    for number, (stored, finding) in enumerate(findings, start=1):
         products = {product.path: product for product in stored.result.products}
         # a product of one finding alone begins with its id (docs/formats/result.md); the others belong to the whole result
         files = tuple(
@@ -64,7 +64,9 @@ def shown_findings(case: Case, lang: Lang) -> tuple[ShownFinding, ...]:
             ShownFinding(
                 key=f"{stored.event.event_id}/{finding.id}",
                 number=number,
-                title=finding.message.render(lang),
+                title=" · ".join(
+                    part for part in (finding.id, finding.quantity.format(lang) if finding.quantity else "") if part
+                ),
                 stored=stored,
                 finding=finding,
                 geometry=_geographic(finding),
@@ -132,10 +134,10 @@ def _tile_source(path: Path) -> TileSource:
     return TileSource.open(path)
 
 
-def raster_layers(case: Case, lang: Lang) -> list[dict[str, Any]]:
-    """Raster products of a case as layers of the map, bottom first; one that has no place on Earth is left out."""
+def raster_layers(case: Case, results: Iterable[StoredResult], lang: Lang) -> list[dict[str, Any]]:
+    """Raster products of the results of a case as layers of the map, bottom first; one that has no place on Earth is left out."""
     found: list[tuple[int, dict[str, Any]]] = []
-    for stored in case.results():
+    for stored in results:
         for product in stored.result.products:
             if product.kind not in RASTER_KINDS:
                 continue

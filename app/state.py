@@ -18,7 +18,8 @@ from geoevidence.messages import render
 from geoevidence.types import EvidenceItem, Lang
 
 if TYPE_CHECKING:
-    from geoevidence.custody import Case, Workspace
+    from geoevidence.custody import Case, StoredResult, Workspace
+    from geoevidence.types import Finding
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&@])")
 BEIJING = timezone(timedelta(hours=8))
@@ -99,9 +100,24 @@ def screen(show: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _stated(case_id: str, root: bytes, _case: Case) -> tuple[tuple[StoredResult, ...], tuple[tuple[StoredResult, Finding], ...]]:
+    return _case.results(), _case.findings()
+
+
+def results(case: Case) -> tuple[StoredResult, ...]:
+    """Results of a case, read once for each state of its log."""
+    return _stated(case.id, case.log_checkpoint().root, case)[0]
+
+
+def findings(case: Case) -> tuple[tuple[StoredResult, Finding], ...]:
+    """Findings of a case, read once for each state of its log."""
+    return _stated(case.id, case.log_checkpoint().root, case)[1]
+
+
 def synthetic_banner(case: Case) -> bool:
     """The red banner on every screen of demonstration data; returns whether it is shown."""
-    synthetic = case.demonstration or any(finding.synthetic for _, finding in case.findings())
+    synthetic = case.demonstration or any(finding.synthetic for _, finding in findings(case))
     if synthetic:
         text = f"{render('core.synthetic', {}, lang())}　{t('banner.synthetic')}"
         st.html(

@@ -71,6 +71,10 @@ class TileSource:
             if not image.mask.any():
                 return None
             if self.stretch is not None:
+                # what is missing gets a number that fits a byte; the mask keeps it transparent
+                image.array = np.ma.MaskedArray(
+                    np.nan_to_num(image.array.data, nan=self.stretch[0]), image.array.mask, fill_value=0
+                )
                 image.rescale(in_range=(self.stretch,))
                 return bytes(image.render(img_format="PNG", colormap=cmap.get("viridis")))
             return bytes(image.render(img_format="PNG"))

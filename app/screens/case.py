@@ -36,7 +36,7 @@ def show() -> None:
 
 
 def _findings(case: Case, synthetic: bool) -> None:
-    shown = figures.shown_findings(case, state.lang())
+    shown = figures.shown_findings(state.findings(case), state.lang())
     if not shown:
         st.info(t("case.no_findings"))
         return
@@ -45,7 +45,7 @@ def _findings(case: Case, synthetic: bool) -> None:
         st.session_state[f"finding-{case.id}"] = shown[0].key
     left, right = st.columns([3, 2], gap="medium")
     with left:
-        layers = figures.raster_layers(case, state.lang())
+        layers = figures.raster_layers(case, state.results(case), state.lang())
         clicked = case_map(
             f"map-{case.id}",
             findings=figures.feature_collection(shown),
@@ -63,7 +63,7 @@ def _findings(case: Case, synthetic: bool) -> None:
             t("case.finding"),
             list(by_key),
             key=f"finding-{case.id}",
-            format_func=lambda name: f"{by_key[name].number}  {by_key[name].title}",
+            format_func=lambda name: f"{by_key[name].number} · {by_key[name].title}",
         )
         if clicked in by_key and clicked != key:
             key = clicked
@@ -74,7 +74,7 @@ def _findings(case: Case, synthetic: bool) -> None:
         with st.expander(t("case.previews")):
             for picture in previews:
                 st.image(str(case.path_of(picture.item)), caption=plain(picture.title))
-    gaps = [gap for stored in case.results() for gap in stored.result.gaps]
+    gaps = [gap for stored in state.results(case) for gap in stored.result.gaps]
     if gaps:
         with st.expander(t("case.gaps", count=len(gaps))):
             st.caption(t("case.gaps_note"))

@@ -16,7 +16,7 @@ def show() -> None:
         st.info(t("cases.none"))
     for summary in cases:
         case = state.workspace().case(summary.id)
-        findings = tuple(case.findings())
+        findings = state.findings(case)
         synthetic = case.demonstration or any(finding.synthetic for _, finding in findings)
         with st.container(border=True):
             left, right = st.columns([5, 1], vertical_alignment="center")

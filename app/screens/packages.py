@@ -53,13 +53,15 @@ def _report(name: str, report: VerificationReport) -> None:
     if "short_code" in report.facts:
         st.markdown(t("packages.facts", code=f"`{report.facts['short_code']}`"))
     if report.facts.get("demonstration"):
-        st.error(render("trust.limit.demonstration", {}, lang))
+        st.error(f"{render('core.synthetic', {}, lang)}　{t('banner.synthetic')}")
     verdicts = report.verdicts
     for column, (verdict, status) in zip(st.columns(len(verdicts)), verdicts.items(), strict=True):
         colour, icon = _LOOK[status]
         with column.container(border=True, height="stretch"):
             st.markdown(f"**{render(f'trust.verdict.{verdict}', {}, lang)}**")
             st.markdown(f":{colour}[{icon} **{render(f'trust.status.{status}', {}, lang)}**]")
+            if verdict == "signed" and status == "not_checked" and report.builtin_policy:
+                st.caption(render("trust.policy_none", {}, lang))
             if verdict in report.required:
                 st.caption(t("packages.required"))
     st.markdown(f"**{render(f'trust.exit.{report.exit_code}', {}, lang)}**")
