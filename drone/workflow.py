@@ -143,7 +143,8 @@ def survey(
 
     Args:
         photos: folder of photos. out: new or empty folder.
-        gcp, checks: control points, and check points that stay out of the adjustment (`read_flight`).
+        gcp, checks: control points, and check points that stay out of the adjustment (`read_flight`); where none is named,
+            `gcp_list.txt` and `check_list.txt` beside the photos.
         polygons: GeoJSON of places to measure; with the property `drawn_on_survey` true where its lines were drawn on the
             pictures of this very survey, so that its position in the world does not matter.
 
@@ -152,6 +153,7 @@ def survey(
     """
     out = _empty(out)
     asked = _read_polygons(polygons)
+    gcp, checks = gcp or _beside(photos, "gcp_list.txt"), checks or _beside(photos, "check_list.txt")
     progress("drone.stage_read", 0.0)
     flight = read_flight(photos, gcp=gcp, checks=checks, config=config.metadata)
     with tempfile.TemporaryDirectory(prefix="geoevidence-sfm-") as scratch:
@@ -260,6 +262,14 @@ def measure_polygons(
     result.write(out)
     progress("drone.stage_measure", 1.0)
     return result
+
+
+def _beside(photos: Path, name: str) -> Path | None:
+    """The one file of that name in the folder of photos, however deep, or None. Raises InputError when there are several."""
+    found = sorted(path for path in Path(photos).rglob(name) if path.is_file())
+    if len(found) > 1:
+        raise InputError("drone.several_lists", name=name, found=", ".join(path.relative_to(photos).as_posix() for path in found))
+    return found[0] if found else None
 
 
 def survey_case(
