@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 import tomllib
 import zlib  # noqa: F401  (before pycolmap: see drone/__init__.py)
@@ -292,7 +293,9 @@ def survey_case(
         seed=config.sfm.seed,
     ) as run:
         paths = {name: None if item is None else run.path_of(item) for name, item in extra.items()}
-        run.commit(survey(run.folder, out=run.out, config=config, progress=progress, **paths))
+        # names of photos are those on the card, whatever else the case holds
+        photos = Path(os.path.commonpath([run.path_of(item).parent for item in items]))
+        run.commit(survey(photos, out=run.out, config=config, progress=progress, **paths))
     assert run.stored is not None
     return run.stored
 
