@@ -16,7 +16,7 @@ with st.sidebar:
         default="zh",
         required=True,
         key="lang",
-        format_func={"zh": "中文", "en": "English"}.get,
+        format_func=lambda name: {"zh": "中文", "en": "English"}[name],
         label_visibility="collapsed",
     )
 # No page icons: Streamlit makes the browser fetch them from a foreign host for the tab.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,8 @@ def case_map(
     key: str,
     *,
     findings: Mapping[str, Any],
-    labels: list[Mapping[str, Any]],
-    rasters: list[Mapping[str, Any]],
+    labels: Sequence[Mapping[str, Any]],
+    rasters: Sequence[Mapping[str, Any]],
     bounds: list[float] | None,
     selected: str | None,
     banner: str,
@@ -56,7 +56,7 @@ def case_map(
     bounds: [west, south, east, north] to show first, degrees.
     banner: text over the map, or "".
     """
-    shown = {"findings": findings, "labels": labels, "rasters": rasters, "bounds": bounds, "banner": banner}
+    shown = {"findings": findings, "labels": list(labels), "rasters": list(rasters), "bounds": bounds, "banner": banner}
     digest = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:16]
     data = {**shown, "key": digest, "selected": selected, "css": _built("map", ".css")}
     result = _component("map")(key=key, data=data, height=564, on_clicked_change=lambda: None)

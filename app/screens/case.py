@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -13,7 +15,7 @@ from geoevidence.messages import render
 
 if TYPE_CHECKING:
     from geoevidence.custody import Case, StoredResult
-    from geoevidence.types import Finding
+    from geoevidence.types import Finding, Lang, Role
 
 TABS = ("findings", "sheet", "custody", "items", "issue")
 
@@ -26,16 +28,16 @@ def show() -> None:
     synthetic = state.synthetic_banner(case)
     st.title(plain(case.number), anchor=False)
     st.caption(case.id)
-    drawn = {"findings": _findings, "sheet": _sheet, "custody": _custody, "items": _items, "issue": _issue}
-    for name, tab in zip(TABS, st.tabs([t(f"case.tab.{name}") for name in TABS]), strict=True):
+    drawn: tuple[Callable[[Case], None], ...] = (partial(_findings, synthetic=synthetic), _sheet, _custody, _items, _issue)
+    for draw, tab in zip(drawn, st.tabs([t(f"case.tab.{name}") for name in TABS]), strict=True):
         with tab, state.shown_errors():
-            _findings(case, synthetic) if name == "findings" else drawn[name](case)
+            draw(case)
 
 
 # ---------------------------------------------------------------- findings
 
 
-def _findings(case: Case, synthetic: bool) -> None:
+def _findings(case: Case, *, synthetic: bool) -> None:
     shown = figures.shown_findings(state.findings(case), state.lang())
     if not shown:
         st.info(t("case.no_findings"))
@@ -174,7 +176,7 @@ def _custody(case: Case) -> None:
 
 
 def _items(case: Case) -> None:
-    roles = ("original", "derived", "record")
+    roles: tuple[Role, ...] = ("original", "derived", "record")
     role = st.segmented_control(
         t("items.role"),
         roles,
@@ -207,7 +209,8 @@ def _items(case: Case) -> None:
 def _issue(case: Case) -> None:
     st.subheader(t("issue.report"), anchor=False)
     st.caption(t("issue.report_note"))
-    for column, language in zip(st.columns(4), ("zh", "en"), strict=False):
+    languages: tuple[Lang, ...] = ("zh", "en")
+    for column, language in zip(st.columns(4), languages, strict=False):
         if column.button(t(f"issue.make_{language}"), key=f"report-{language}-{case.id}"):
             from geoevidence.report import report_case
 

@@ -336,6 +336,8 @@ class _Builder:
         ]
         for stored in self.results:
             process = stored.event.process
+            if process is None:
+                raise PackageError("report.no_process", event=stored.event.event_id)
             rows = [
                 (self.t("process.event"), f"{stored.event.event_id}  {self._moment(stored.event.time_claimed)}"),
                 (self.t("process.tool"), f"{process.tool} {process.version}"),
