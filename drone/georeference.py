@@ -19,9 +19,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS
-from scipy import sparse
 
-from drone.camera import opencv_params, project_camera_points, rays, triangulate
+from drone.adjustment import Block, Priors, adjust, local_points, point_sensitivity, reduced, residuals
+from drone.camera import PARAMETERS, opencv_params, project_camera_points, rays, triangulate
 from drone.types import AccuracyReport, Camera, Flight, GroundPoint, PointResidual, Pose, Reconstruction
 from geoevidence.crs import transformer
 from geoevidence.types import Message, Progress, no_progress
@@ -37,7 +37,11 @@ class AdjustConfig:
     principal_point_sd: of the image's longer side (1): prior on the principal point about the image centre.
     distortion_sd: prior sd of k1, k2 and of p1, p2 about zero; loose, they only keep weak blocks from running away.
     focal_sd: relative prior sd of the focal length where the camera states none.
-    tie_focal: one focal length for both axes; a rolling shutter otherwise bends their ratio.
+    free: what is estimated of the camera besides the focal length, which is one for both axes: a rolling shutter
+        would bend their ratio.
+    convergence_deg: below this spread of viewing directions (root mean square about their mean) the focal length
+        is held at what the camera states: photos looking the same way cannot tell it from the flying height, and small
+        unmodelled errors then move it by tens of per cent.
     huber: residuals beyond this many sigmas count linearly (Huber 1964: 1.345 loses 5 % on normal errors).
     max_residual_px: tie-point observations farther off are dropped.
     min_angle_deg: tie points whose rays all meet at less are dropped; their depth is not known.
@@ -47,14 +51,15 @@ class AdjustConfig:
     gps_misfit_share: this part of the spread of the cameras.
     gps_inliers: at least this part of the positions must fit.
     iterations: Levenberg-Marquardt steps a round. rounds: adjust, then drop outliers and weigh anew.
-    tolerance: relative fall of the cost at which a round ends.
+    tolerance: chi-square of the last step of poses and cameras; 0.01 moves none by more than 0.1 of its sd.
     seed: of the sampling in the robust fit.
     """
 
     principal_point_sd: float = 0.01
     distortion_sd: tuple[float, float] = (0.3, 0.01)
     focal_sd: float = 0.15
-    tie_focal: bool = True
+    free: tuple[str, ...] = ("cx", "cy", "k1", "k2", "p1", "p2")
+    convergence_deg: float = 10.0
     huber: float = 1.345
     max_residual_px: float = 4.0
     min_angle_deg: float = 1.5
@@ -64,8 +69,8 @@ class AdjustConfig:
     gps_misfit_share: float = 0.2
     gps_inliers: float = 0.6
     iterations: int = 60
-    rounds: int = 3
-    tolerance: float = 1e-9
+    rounds: int = 2
+    tolerance: float = 0.01
     seed: int = 0
 
 
@@ -127,8 +132,9 @@ def _robust_similarity(
     inliers = np.ones(count, bool)
     for _ in range(10):
         misfit = _misfit(best, source, target, sd)
-        # 1.73: the median of a normalised error of three axes is sqrt(2.37) = 1.54 sigmas; three sigmas a axis beyond.
-        limit = max(3.0 * math.sqrt(3.0) * 0.1, 3.4 * float(np.median(misfit)))
+        # 3.4 medians of the length of a normal error in three axes are 5.2 sigmas. No position is put aside for
+        # being off by less than its own stated sd.
+        limit = max(math.sqrt(3.0), 3.4 * float(np.median(misfit)))
         chosen = misfit <= limit
         if chosen.sum() < 3 or (chosen == inliers).all():
             break
@@ -163,226 +169,7 @@ def attitude_rotation(attitude: tuple[float, float, float]) -> Array:
     return np.stack([c * right + s * down, -s * right + c * down, forward])
 
 
-@dataclass(slots=True)
-class _Block:
-    """The unknowns of the adjustment and its observations; arrays as in `FreeModel`, cameras as (K, 8)."""
-
-    R: Array
-    C: Array
-    params: Array
-    X: Array
-    offset: Array
-    photo: Ints
-    camera: Ints
-    point: Ints
-    pixel: Array
-    pixel_sd: Array
-
-
-@dataclass(frozen=True, slots=True)
-class _Knowns:
-    """Priors. gps: (P, 3) NaN where none, gps_sd (P, 3), offset_sd (3,); control: rows of X, positions, sd;
-    params, params_sd: (K, 8); tie: (8, F) from free camera parameters to all; points: number of tie points.
-    """
-
-    gps: Array
-    gps_sd: Array
-    offset_sd: Array
-    control_rows: Ints
-    control: Array
-    control_sd: Array
-    params: Array
-    params_sd: Array
-    tie: Array
-
-
-def _local(block: _Block) -> Array:
-    return np.asarray(np.einsum("mij,mj->mi", block.R[block.photo], block.X[block.point] - block.C[block.photo]))
-
-
-def _residuals(block: _Block) -> Array:
-    """Projected minus observed pixels (M, 2)."""
-    return project_camera_points(block.params[block.camera], _local(block)) - block.pixel
-
-
-def _prior_residuals(block: _Block, knowns: _Knowns) -> tuple[Array, Array, Array]:
-    gps = np.nan_to_num((block.C + block.offset - knowns.gps) / knowns.gps_sd)
-    control = (block.X[knowns.control_rows] - knowns.control) / knowns.control_sd
-    return gps, control, (block.params - knowns.params) / knowns.params_sd
-
-
-def _cost(block: _Block, knowns: _Knowns, huber: float) -> float:
-    r = np.linalg.norm(_residuals(block) / block.pixel_sd, axis=1)
-    if not np.isfinite(r).all():
-        return math.inf
-    robust = np.where(r <= huber, r * r, 2 * huber * r - huber * huber).sum()
-    gps, control, camera = _prior_residuals(block, knowns)
-    free = np.abs(knowns.tie).sum(axis=1) > 0
-    offset = block.offset / knowns.offset_sd
-    return float(robust + (gps**2).sum() + (control**2).sum() + (camera[:, free] ** 2).sum() + (offset**2).sum())
-
-
-@dataclass(frozen=True, slots=True)
-class _Normal:
-    """Normal equations: B (n, n), E sparse (n, 3N), V (N, 3, 3), gradients g (n,), h (N, 3)."""
-
-    B: Array
-    E: sparse.csr_array
-    V: Array
-    g: Array
-    h: Array
-
-
-def _cross(v: Array) -> Array:
-    zero = np.zeros(len(v))
-    return np.stack([zero, -v[:, 2], v[:, 1], v[:, 2], zero, -v[:, 0], -v[:, 1], v[:, 0], zero], axis=1).reshape(-1, 3, 3)
-
-
-def _normal(block: _Block, knowns: _Knowns, huber: float) -> _Normal:
-    """Columns: free parameters of each camera, then (rotation, centre) of each photo, then the GPS offset."""
-    photos, cameras, points = len(block.C), len(block.params), len(block.X)
-    free = knowns.tie.shape[1]
-    size = cameras * free + photos * 6 + 3
-    local = _local(block)
-    p = block.params[block.camera]
-    base = project_camera_points(p, local)
-    residual = (base - block.pixel) / block.pixel_sd
-
-    d_local = np.empty((len(local), 2, 3))
-    for axis in range(3):
-        # Central differences: the truncation error is about 1e-10 relative, beyond what a Gauss-Newton step needs.
-        step = 1e-5 * local[:, 2]
-        moved = local.copy()
-        moved[:, axis] += step
-        up = project_camera_points(p, moved)
-        moved[:, axis] -= 2 * step
-        d_local[:, :, axis] = (up - project_camera_points(p, moved)) / (2 * step[:, None])
-    d_params = np.empty((len(local), 2, 8))
-    for index in range(8):
-        # The model is linear in each parameter, so any step gives the exact derivative.
-        moved = p.copy()
-        moved[:, index] += 1.0
-        d_params[:, :, index] = project_camera_points(moved, local) - base
-    rotation = block.R[block.photo]
-    to_point = d_local @ rotation
-    j_camera = d_params @ knowns.tie / block.pixel_sd[:, :, None]
-    j_pose = np.concatenate([-d_local @ _cross(local), -to_point], axis=2) / block.pixel_sd[:, :, None]
-    j_point = to_point / block.pixel_sd[:, :, None]
-
-    length = np.linalg.norm(residual, axis=1)
-    root = np.sqrt(np.minimum(1.0, huber / np.maximum(length, 1e-12)))
-    residual, j_camera, j_pose, j_point = (
-        residual * root[:, None],
-        j_camera * root[:, None, None],
-        j_pose * root[:, None, None],
-        j_point * root[:, None, None],
-    )
-
-    rows = np.arange(2 * len(local)).reshape(-1, 2, 1)
-    left = np.concatenate([j_camera, j_pose], axis=2)
-    cols = np.concatenate(
-        [block.camera[:, None] * free + np.arange(free), cameras * free + block.photo[:, None] * 6 + np.arange(6)], axis=1
-    )[:, None, :]
-    A = sparse.csr_array(
-        (left.ravel(), (np.broadcast_to(rows, left.shape).ravel(), np.broadcast_to(cols, left.shape).ravel())),
-        shape=(2 * len(local), size),
-    )
-    cols3 = (block.point[:, None] * 3 + np.arange(3))[:, None, :]
-    D = sparse.csr_array(
-        (j_point.ravel(), (np.broadcast_to(rows, j_point.shape).ravel(), np.broadcast_to(cols3, j_point.shape).ravel())),
-        shape=(2 * len(local), 3 * points),
-    )
-    B = (A.T @ A).toarray()
-    E = (A.T @ D).tocsr()
-    g = A.T @ residual.ravel()
-    h = (D.T @ residual.ravel()).reshape(-1, 3)
-    outer = np.einsum("mki,mkj->mij", j_point, j_point).reshape(-1, 9)
-    V = np.stack([np.bincount(block.point, outer[:, k], points) for k in range(9)], axis=1).reshape(-1, 3, 3)
-
-    gps, control, camera = _prior_residuals(block, knowns)
-    base_pose, base_offset = cameras * free, size - 3
-    has = np.flatnonzero(np.isfinite(knowns.gps[:, 0]))
-    for axis in range(3):
-        at = base_pose + has * 6 + 3 + axis
-        weight = 1 / knowns.gps_sd[has, axis] ** 2
-        B[at, at] += weight
-        B[at, base_offset + axis] += weight
-        B[base_offset + axis, at] += weight
-        B[base_offset + axis, base_offset + axis] += weight.sum() + 1 / knowns.offset_sd[axis] ** 2
-        scaled = gps[has, axis] / knowns.gps_sd[has, axis]
-        g[at] += scaled
-        g[base_offset + axis] += scaled.sum() + block.offset[axis] / knowns.offset_sd[axis] ** 2
-    for k in range(cameras):
-        at = slice(k * free, (k + 1) * free)
-        weights = 1 / knowns.params_sd[k] ** 2
-        B[at, at] += knowns.tie.T @ (weights[:, None] * knowns.tie)
-        g[at] += knowns.tie.T @ (camera[k] / knowns.params_sd[k])
-    for index, row in enumerate(knowns.control_rows):
-        V[row] += np.diag(1 / knowns.control_sd[index] ** 2)
-        h[row] += control[index] / knowns.control_sd[index]
-    return _Normal(B=B, E=E, V=V, g=g, h=h)
-
-
-def _eliminated(normal: _Normal, damping: float) -> tuple[Array, Array, sparse.csr_array, Array]:
-    """Reduced matrix S and gradient s after elimination of the points; E V^-1 and V^-1."""
-    V = normal.V + damping * normal.V * np.eye(3) + 1e-12 * np.eye(3)
-    inverse = np.linalg.inv(V)
-    count = len(V)
-    blocks = sparse.bsr_array((inverse, np.arange(count), np.arange(count + 1)), shape=(3 * count, 3 * count)).tocsr()
-    EV = (normal.E @ blocks).tocsr()
-    S = normal.B + damping * np.diag(np.diag(normal.B)) - (EV @ normal.E.T).toarray()
-    s = normal.g - EV @ normal.h.ravel()
-    return S, s, EV, inverse
-
-
-def _rotations(vectors: Array) -> Array:
-    """Rotation matrices (N, 3, 3) of rotation vectors (N, 3) (Rodrigues)."""
-    angle = np.linalg.norm(vectors, axis=1)[:, None, None]
-    k = _cross(vectors)
-    safe = np.where(angle > 1e-8, angle, 1.0)
-    first = np.where(angle > 1e-8, np.sin(safe) / safe, 1.0)
-    second = np.where(angle > 1e-8, (1 - np.cos(safe)) / safe**2, 0.5)
-    return np.asarray(np.eye(3) + first * k + second * (k @ k))
-
-
-def _adjust(block: _Block, knowns: _Knowns, config: AdjustConfig) -> _Block:
-    """The block at the least cost (Levenberg-Marquardt)."""
-    cameras, free = len(block.params), knowns.tie.shape[1]
-    damping, cost = 1e-4, _cost(block, knowns, config.huber)
-    for _ in range(config.iterations):
-        normal = _normal(block, knowns, config.huber)
-        while True:
-            S, s, EV, inverse = _eliminated(normal, damping)
-            try:
-                step = -np.linalg.solve(S, s)
-            except np.linalg.LinAlgError:
-                step = np.full(len(s), np.nan)
-            move = -np.einsum("nij,nj->ni", inverse, normal.h) - (EV.T @ step).reshape(-1, 3)
-            pose = step[cameras * free : -3].reshape(-1, 6)
-            trial = replace(
-                block,
-                params=block.params + step[: cameras * free].reshape(cameras, free) @ knowns.tie.T,
-                R=_rotations(pose[:, :3]) @ block.R,
-                C=block.C + pose[:, 3:],
-                offset=block.offset + step[-3:],
-                X=block.X + move,
-            )
-            new = _cost(trial, knowns, config.huber) if np.isfinite(step).all() else math.inf
-            if new <= cost or damping > 1e8:
-                break
-            damping *= 8
-        if not new <= cost:
-            break
-        fall, block, cost = cost - new, trial, new
-        damping = max(damping / 8, 1e-10)
-        if fall <= config.tolerance * cost:
-            break
-    # Rounding lets R drift from a rotation by about 1e-16 a step.
-    u, _, vt = np.linalg.svd(block.R)
-    return replace(block, R=u @ vt)
-
-
-def _angles_ok(block: _Block, limit_deg: float) -> NDArray[np.bool_]:
+def _angles_ok(block: Block, limit_deg: float) -> NDArray[np.bool_]:
     """Per point: two of its rays meet at no less than the limit. Compared with the first and the farthest ray."""
     direction = block.X[block.point] - block.C[block.photo]
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
@@ -395,10 +182,10 @@ def _angles_ok(block: _Block, limit_deg: float) -> NDArray[np.bool_]:
     return np.asarray(least <= math.cos(math.radians(limit_deg)))
 
 
-def _filtered(block: _Block, ties: int, config: AdjustConfig) -> _Block:
+def _filtered(block: Block, ties: int, config: AdjustConfig) -> Block:
     """Without outlying observations and points seen less than twice or at too small an angle; ground points are kept."""
-    distance = np.linalg.norm(_residuals(block), axis=1)
-    ahead = _local(block)[:, 2] > 0
+    distance = np.linalg.norm(residuals(block), axis=1)
+    ahead = local_points(block)[:, 2] > 0
     ground = block.point >= ties
     keep = ground | ((distance <= config.max_residual_px) & ahead)
     for _ in range(2):
@@ -437,7 +224,7 @@ class _Task:
     config: AdjustConfig
 
 
-def _triangulated(task: _Task, block: _Block, point: GroundPoint) -> Array | None:
+def _triangulated(task: _Task, block: Block, point: GroundPoint) -> Array | None:
     """Position of a ground point from its observations in registered photos, least squares in pixels.
 
     None if it is seen less than twice or its rays are parallel.
@@ -569,7 +356,7 @@ def georeference(
     the common offset; `scale_sd` that of horizontal lengths across the block.
     """
     task = _task(model, flight, config)
-    start = _Block(
+    start = Block(
         R=model.R,
         C=model.C,
         params=np.array([opencv_params(model.cameras[key]) for key in task.ids]),
@@ -592,16 +379,20 @@ def georeference(
     placement = _place(task, controls)
     if placement.control == "none":
         controls = []
-    block, knowns = _started(task, start, placement, controls)
+    held = convergence_deg(model.R) < config.convergence_deg
+    if held:
+        known = all(flight.cameras[key].focal_prior for key in task.ids)
+        gaps.append(Message(id="drone.focal_held" if known else "drone.focal_unknown", values={"sd": f"{100 * _focal_sd(task):.0f} %"}))
+    block, priors = _started(task, start, placement, controls, held)
+    block = _filtered(block, len(block.X) - len(controls), replace(config, max_residual_px=math.inf))
     for turn in range(config.rounds):
         progress("drone.stage_adjust", turn / config.rounds)
-        block = _adjust(block, knowns, config)
+        block = adjust(block, priors, huber=config.huber, iterations=config.iterations, tolerance=config.tolerance)
         block = _filtered(block, len(block.X) - len(controls), config)
-        knowns = replace(knowns, control_rows=np.arange(len(block.X) - len(controls), len(block.X)))
-        block, knowns = _weighed(block, knowns, len(controls))
-    block = _adjust(block, knowns, config)
+        block, priors = _weighed(block, priors, len(controls))
+    block = adjust(block, priors, huber=config.huber, iterations=config.iterations, tolerance=config.tolerance)
     progress("drone.stage_adjust", 1.0)
-    return _reported(task, block, knowns, placement.control, controls, tuple(gaps) + placement.gaps, unregistered or {})
+    return _reported(task, block, priors, placement.control, held, controls, tuple(gaps) + placement.gaps, unregistered or {})
 
 
 def _task(model: FreeModel, flight: Flight, config: AdjustConfig) -> _Task:
@@ -623,9 +414,24 @@ def _task(model: FreeModel, flight: Flight, config: AdjustConfig) -> _Task:
     )
 
 
+def _free_parameters(held: bool, config: AdjustConfig) -> Array:
+    """(8, F) of `Priors.free`: one focal length for both axes, or none where it is held."""
+    names = [name for name in PARAMETERS[2:] if name in config.free]
+    columns = [] if held else [np.array([1.0, 1.0, 0, 0, 0, 0, 0, 0])]
+    return np.stack(columns + [np.eye(8)[PARAMETERS.index(name)] for name in names], axis=1)
+
+
+def convergence_deg(rotations: Array) -> float:
+    """Root mean square angle between the viewing directions and their mean, degrees."""
+    axes = rotations[:, 2]
+    mean = axes.mean(axis=0)
+    cosine = np.clip(axes @ (mean / np.linalg.norm(mean)), -1, 1)
+    return math.degrees(math.sqrt(float((np.arccos(cosine) ** 2).mean())))
+
+
 def _started(
-    task: _Task, free: _Block, placement: _Placement, controls: list[tuple[GroundPoint, Array]]
-) -> tuple[_Block, _Knowns]:
+    task: _Task, free: Block, placement: _Placement, controls: list[tuple[GroundPoint, Array]], held: bool
+) -> tuple[Block, Priors]:
     """The placed block with its control points behind the tie points, and the priors."""
     config, count = task.config, len(free.X)
     scale, rotation, shift = placement.scale, placement.rotation, placement.shift
@@ -655,81 +461,94 @@ def _started(
     for key, estimate in zip(task.ids, free.params, strict=True):
         camera = task.flight.cameras[key]
         width, height = camera.size
-        focal = camera.focal_prior or float(estimate[0])
+        focal = camera.focal_prior or float(estimate[:2].mean())
         focal_sd = focal * (camera.focal_prior_sd or config.focal_sd)
         centre_sd = config.principal_point_sd * max(width, height)
         radial, tangential = config.distortion_sd
         prior.append([focal, focal, width / 2, height / 2, 0, 0, 0, 0])
         prior_sd.append([focal_sd * math.sqrt(2)] * 2 + [centre_sd] * 2 + [radial] * 2 + [tangential] * 2)
-    tie = np.eye(8)
-    if config.tie_focal:
-        tie = np.concatenate([tie[:, :1] + tie[:, 1:2], tie[:, 2:]], axis=1)
-        mean = block.params[:, :2].mean(axis=1)
-        block = replace(block, params=np.column_stack([mean, mean, block.params[:, 2:]]))
+    focal = np.array(prior)[:, 0] if held else block.params[:, :2].mean(axis=1)
+    block = replace(block, params=np.column_stack([focal, focal, block.params[:, 2:]]))
     gps = np.where(placement.fitting[:, None], task.gps, np.nan)
     gps_sd = task.gps_sd
     if placement.control == "none":
         # Holds the arbitrary frame: the centres where they are, to one median depth.
         gps, gps_sd = block.C, np.ones_like(block.C)
     positions = np.array([point.position for point, _ in controls]).reshape(-1, 3) - task.origin
-    return block, _Knowns(
+    return block, Priors(
         gps=gps,
         gps_sd=gps_sd,
         offset_sd=np.maximum(np.sqrt((gps_sd**2).mean(axis=0)), config.gps_offset_floor),
-        control_rows=np.arange(count, count + len(controls)),
         control=positions,
         control_sd=np.array([point.sd for point, _ in controls]).reshape(-1, 3),
         params=np.array(prior),
         params_sd=np.array(prior_sd),
-        tie=tie,
+        free=_free_parameters(held, config),
     )
 
 
-def _weighed(block: _Block, knowns: _Knowns, controls: int) -> tuple[_Block, _Knowns]:
+def _weighed(block: Block, priors: Priors, controls: int) -> tuple[Block, Priors]:
     """Tie points and positions weighed by how well they turned out to fit.
 
     Tie points: the median absolute residual (1.4826 of it is the sd of normal errors), freed from the bias of
     fitting. Positions: only their scatter about the common offset; that offset keeps its own, stated sd.
     """
     ties = block.point < len(block.X) - controls
-    residual = _residuals(block)[ties]
+    residual = residuals(block)[ties]
     freedom = 1 - (3 * (len(block.X) - controls) + 6 * len(block.C)) / max(residual.size, 1)
     sd = 1.4826 * float(np.median(np.abs(residual))) / math.sqrt(max(freedom, 0.1))
     pixel_sd = block.pixel_sd.copy()
     pixel_sd[ties] = max(sd, 0.02)
-    has = np.isfinite(knowns.gps[:, 0])
+    has = np.isfinite(priors.gps[:, 0])
     count = int(has.sum())
     if count < 6:
-        return replace(block, pixel_sd=pixel_sd), knowns
-    misfit = ((block.C + block.offset - knowns.gps) / knowns.gps_sd)[has]
+        return replace(block, pixel_sd=pixel_sd), priors
+    misfit = ((block.C + block.offset - priors.gps) / priors.gps_sd)[has]
     # A similarity takes two shifts, turn and scale from the horizontal, one shift and two tilts from the vertical.
     flat = math.sqrt(float((misfit[:, :2] ** 2).sum()) / (2 * count - 4))
     up = math.sqrt(float((misfit[:, 2] ** 2).sum()) / (count - 3))
-    gps_sd = np.maximum(knowns.gps_sd * [flat, flat, up], 0.005)
-    return replace(block, pixel_sd=pixel_sd), replace(knowns, gps_sd=gps_sd)
+    gps_sd = np.maximum(priors.gps_sd * [flat, flat, up], 0.005)
+    return replace(block, pixel_sd=pixel_sd), replace(priors, gps_sd=gps_sd)
 
 
-def _uncertainty(task: _Task, block: _Block, knowns: _Knowns, controls: int) -> tuple[tuple[float, float, float], float, float]:
+def _focal_sd(task: _Task) -> float:
+    """Relative prior sd of the focal length, the largest of the cameras."""
+    return max(task.flight.cameras[key].focal_prior_sd or task.config.focal_sd for key in task.ids)
+
+
+def _uncertainty(task: _Task, block: Block, priors: Priors, held: bool) -> tuple[tuple[float, float, float], float, float]:
     """Propagated sd: (E, N, U) m of ground points, of horizontal lengths (1), of the focal length (1).
 
     The sd of ground points is that from poses, camera and datum, root mean square over tie points spread
-    over the block; the noise of single tie points is not in it.
+    over the block; the noise of single tie points is not in it. A held focal length is a considered parameter:
+    it takes part with its prior sd, and the photos take nothing off it.
     """
-    normal = _normal(block, knowns, task.config.huber)
-    S, _, EV, _ = _eliminated(normal, 0.0)
-    covariance = np.linalg.inv(S)
-    ties = len(block.X) - controls
+    cameras = len(block.params)
+    full = replace(priors, free=_free_parameters(False, task.config))
+    normal = reduced(block, full, huber=task.config.huber)
+    width = full.free.shape[1]
+    focal = np.arange(cameras) * width
+    if held:
+        rest = np.setdiff1d(np.arange(len(normal.s)), focal)
+        inverse = np.linalg.inv(normal.S[np.ix_(rest, rest)])
+        follow = -inverse @ normal.S[np.ix_(rest, focal)]
+        variance = np.array([(block.params[k, 0] * _focal_sd(task)) ** 2 for k in range(cameras)])
+        covariance = np.zeros_like(normal.S)
+        covariance[np.ix_(rest, rest)] = inverse + follow * variance @ follow.T
+        covariance[np.ix_(rest, focal)] = follow * variance
+        covariance[np.ix_(focal, rest)] = (follow * variance).T
+        covariance[focal, focal] = variance
+    else:
+        covariance = np.linalg.inv(normal.S)
+    ties = len(block.X) - len(priors.control)
     sample = np.arange(0, ties, max(1, ties // 400))
-    # Row 3 i + axis of J: how the point follows the block, dX = -V^-1 E' dtheta.
-    rows = (sample[:, None] * 3 + np.arange(3)).ravel()
-    J = -EV.T.tocsr()[rows].toarray()
-    variance = np.einsum("ij,jk,ik->i", J, covariance, J).reshape(-1, 3)
-    sd = np.sqrt(variance.mean(axis=0))
+    J = point_sensitivity(normal, sample).reshape(3 * len(sample), -1)
+    sd = np.sqrt(np.einsum("ij,jk,ik->i", J, covariance, J).reshape(-1, 3).mean(axis=0))
     arm = block.X[sample] - block.X[sample].mean(axis=0)
     weight = np.where([True, True, False], arm, 0.0).ravel()
     along = weight @ J / float((weight**2).sum())
     scale_sd = math.sqrt(float(along @ covariance @ along))
-    focal_sd = math.sqrt(float(covariance[0, 0])) / float(block.params[0, 0])
+    focal_sd = math.sqrt(float(covariance[focal, focal].max())) / float(block.params[:, 0].min())
     return (float(sd[0]), float(sd[1]), float(sd[2])), scale_sd, focal_sd
 
 
@@ -739,9 +558,10 @@ def _rms(values: Array) -> float:
 
 def _reported(
     task: _Task,
-    block: _Block,
-    knowns: _Knowns,
+    block: Block,
+    priors: Priors,
     control: Literal["gps", "ground_points", "none"],
+    held: bool,
     controls: list[tuple[GroundPoint, Array]],
     gaps: tuple[Message, ...],
     unregistered: Mapping[str, Message],
@@ -760,19 +580,19 @@ def _reported(
                 PointResidual(name=point.name, role=point.role, residual=tuple(float(r) for r in residual), photos=seen)
             )
     check = np.array([point.residual for point in ground if point.role == "check"]).reshape(-1, 3)
-    misfit = (block.C - task.gps)[np.isfinite(knowns.gps[:, 0])] if metric else np.zeros((0, 3))
+    misfit = (block.C - task.gps)[np.isfinite(priors.gps[:, 0])] if metric else np.zeros((0, 3))
     position_sd, scale_sd, focal_sd = (math.inf,) * 3, math.inf, math.inf
     if metric:
-        position_sd, scale_sd, focal_sd = _uncertainty(task, block, knowns, len(controls))
+        position_sd, scale_sd, focal_sd = _uncertainty(task, block, priors, held)
     if len(check) >= 3:
         # What was measured counts more than what was propagated, where it is worse.
         seen_sd = np.sqrt((check**2).mean(axis=0))
         position_sd = tuple(float(max(a, b)) for a, b in zip(position_sd, seen_sd, strict=True))
-    depth = _local(block)[is_tie, 2]
+    depth = local_points(block)[is_tie, 2]
     order = np.argsort(block.point[is_tie], kind="stable")
     counts = np.bincount(block.point[is_tie], minlength=ties)
     accuracy = AccuracyReport(
-        reprojection_rmse=_rms(_residuals(block)[is_tie]),
+        reprojection_rmse=_rms(residuals(block)[is_tie]),
         gsd=float(np.median(depth / block.params[block.camera[is_tie], 0])) if metric else math.nan,
         ground_points=tuple(ground),
         check_rmse_horizontal=_rms(check[:, :2]) if len(check) else None,

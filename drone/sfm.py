@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from drone.georeference import AdjustConfig, FreeModel, georeference, positions_of
+from drone.georeference import AdjustConfig, FreeModel, attitude_rotation, convergence_deg, georeference, positions_of
 from drone.types import Camera, Flight, Photo, Reconstruction, parameters_of
 from geoevidence.errors import ReconstructionError
 from geoevidence.types import Message, Progress, no_progress
@@ -34,7 +34,8 @@ class SfmConfig:
 
     image_size: px, longer side at which features are sought; finer finds more, slower.
     features: at most this many a photo, largest first.
-    neighbours: photos matched with each photo, nearest by position first; photos without one are matched with all.
+    neighbours: photos matched with each photo, nearest by position: at 80 % forward and 70 %
+        side overlap those that share a third or more; photos without one are matched with all.
     all_pairs_up_to: flights of at most this many photos are matched each with each.
     min_matches: verified matches that a pair needs.
     max_error_px: epipolar error of a verified match at full size.
@@ -45,9 +46,9 @@ class SfmConfig:
     """
 
     image_size: int = 2000
-    features: int = 8192
-    neighbours: int = 20
-    all_pairs_up_to: int = 24
+    features: int = 5000
+    neighbours: int = 12
+    all_pairs_up_to: int = 12
     min_matches: int = 15
     max_error_px: float = 4.0
     min_photos: int = 2
@@ -109,6 +110,7 @@ def _key(flight: Flight, config: SfmConfig, version: str) -> str:
     """What the free model depends on, as text."""
     parameters = parameters_of(config)
     del parameters["threads"], parameters["adjust"]
+    parameters["focal_is_held"] = _focal_is_held(flight, config)
     photos = [
         [p.name, p.sha256, "" if p.position is None else repr(p.position), repr(flight.cameras[p.camera_id].params)]
         for p in flight.photos
@@ -204,8 +206,9 @@ def _map(flight: Flight, config: SfmConfig, database: Path, sparse: Path, progre
     options.min_num_matches = config.min_matches
     options.min_model_size = config.min_photos
     options.extract_colors = False
-    # Edges of a block are seen twice only; the adjustment drops what meets at too small an angle.
-    options.triangulation.ignore_two_view_tracks = False
+    options.ba_refine_focal_length = not _focal_is_held(flight, config)
+    # Matches in two photos only are checked along the epipolar line alone; small flights have nothing better.
+    options.triangulation.ignore_two_view_tracks = len(flight.photos) > 3
     done = [0]
 
     def photo_added() -> None:
@@ -214,6 +217,16 @@ def _map(flight: Flight, config: SfmConfig, database: Path, sparse: Path, progre
 
     progress("drone.stage_mapping", 0.0)
     pycolmap.incremental_mapping(database, _common_folder(flight.photos), sparse, options, next_image_callback=photo_added)
+
+
+def _focal_is_held(flight: Flight, config: SfmConfig) -> bool:
+    """True when cameras state their focal length and, by their attitudes, look nearly the same way."""
+    if any(camera.focal_prior is None for camera in flight.cameras.values()):
+        return False
+    if any(photo.attitude is None for photo in flight.photos):
+        return False
+    turns = np.stack([attitude_rotation(photo.attitude) for photo in flight.photos if photo.attitude is not None])
+    return convergence_deg(turns) < config.adjust.convergence_deg
 
 
 def _model_of(model: Any, flight: Flight) -> FreeModel:
