@@ -52,6 +52,10 @@ def receipt_of(folder: Path, event: CustodyEvent) -> Receipt:
     )
 
 
+# On a machine without a Chinese font the page uses this one, laid beside it where set-up has fetched it.
+_FONT = Path(__file__).resolve().parents[1] / "fonts" / "NotoSansSC-400.ttf"
+
+
 def write_receipt(
     folder: Path, event: CustodyEvent, *, checkpoint: bytes, number: str, sheet: Mapping[str, str], demonstration: bool
 ) -> Receipt:
@@ -83,7 +87,10 @@ def write_receipt(
         "checkpoint": checkpoint.decode("utf-8"),
     }
     page = _page(record, event, number=number, sheet=sheet, demonstration=demonstration)
-    for path, data in ((receipt.html_path, page.encode("utf-8")), (receipt.json_path, dumps(record))):
+    written = [(receipt.html_path, page.encode("utf-8")), (receipt.json_path, dumps(record))]
+    if _FONT.is_file() and not (folder / _FONT.name).exists():
+        written.insert(0, (folder / _FONT.name, _FONT.read_bytes()))
+    for path, data in written:
         try:
             write_durably(path, data)
         except OSError as error:
@@ -93,7 +100,9 @@ def write_receipt(
 
 _STYLE = """
 @page { size: A4; margin: 16mm 14mm; }
-body { font-family: "Noto Sans SC", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "SimSun", sans-serif;
+@font-face { font-family: "Receipt"; src: local("Noto Sans SC"), local("Microsoft YaHei"), local("PingFang SC"),
+  url("NotoSansSC-400.ttf") format("truetype"); }
+body { font-family: "Receipt", "Noto Sans SC", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "SimSun", sans-serif;
   font-size: 10.5pt; line-height: 1.5; color: #111; max-width: 182mm; margin: 0 auto; padding: 8mm; }
 @media print { body { padding: 0; } }
 h1 { font-size: 18pt; margin: 0; } h1 small { font-size: 10.5pt; font-weight: normal; color: #444; display: block; }
@@ -155,7 +164,7 @@ def _page(record: Mapping[str, Any], event: CustodyEvent, *, number: str, sheet:
     notes = "".join(f'<p class="note">{both(name)}</p>' for name in ("note_code", "note_meaning", "note_refusal", "note_key"))
     return (
         '<!DOCTYPE html>\n<html lang="zh-CN"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; font-src 'self' file:\">"
         f"<title>{escape(render('custody.receipt.title', {}, 'zh'))} {escape(event.event_id)}</title><style>{_STYLE}</style></head><body>\n"
         f"<h1>{both('title')}</h1>{mark}\n"
         f'<div class="code">{both("code")}<b>{record["short_code"]}</b></div>\n'
