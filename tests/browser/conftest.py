@@ -62,7 +62,7 @@ def viewer(viewer_workspace: Workspace) -> Iterator[str]:
 
 
 def _wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
