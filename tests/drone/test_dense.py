@@ -108,7 +108,10 @@ def test_photos_without_overlap_are_refused() -> None:
 
     block = sample.block(4)
     values = {part.name: getattr(block, part.name) for part in fields(Reconstruction)}
-    lonely = Reconstruction(**values | {"poses": {name: block.poses[name] for name in sorted(block.poses)[:1]}, "track_photos": block.track_photos * 0})
+    lonely = Reconstruction(
+        **values
+        | {"poses": {name: block.poses[name] for name in sorted(block.poses)[:1]}, "track_photos": block.track_photos * 0}
+    )
     with pytest.raises(ReconstructionError) as caught:
         densify(lonely)
     assert caught.value.message_id == "drone.too_little_overlap"

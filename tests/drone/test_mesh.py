@@ -32,7 +32,9 @@ def _mosaic(surface: SurfaceModel) -> Orthomosaic:
     data = np.zeros((4, rows * 2, cols * 2), np.uint8)
     data[0], data[3] = np.arange(cols * 2)[None, :], 255
     grid = Grid(shape=data.shape[1:], transform=Affine(0.25, 0, 527000, 0, -0.25, 3360000), crs=CRS)
-    return Orthomosaic(raster=Raster(data=data, grid=grid), sources=Raster(data=data[:2].astype(np.uint16), grid=grid), photos=(), gains={})
+    return Orthomosaic(
+        raster=Raster(data=data, grid=grid), sources=Raster(data=data[:2].astype(np.uint16), grid=grid), photos=(), gains={}
+    )
 
 
 def test_triangles_face_up_and_leave_holes() -> None:
