@@ -13,6 +13,7 @@ There is no sign-in yet: whoever can reach the port sees everything, hence the d
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import threading
 import time
@@ -29,15 +30,17 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.tiles import TileSource
 from app.uploads import UploadArea, upload_routes
 from geoevidence.errors import ConfigError, CustodyError, GeoEvidenceError, InputError
+from geoevidence.messages import render
 
 if TYPE_CHECKING:
     from streamlit import App
 
+    from app.tiles import TileSource
     from geoevidence.types import EvidenceItem
 
+_LOG = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 FONTS = HERE.parent / "geoevidence" / "fonts"
 OWN_ROUTES = ("/assets/", "/tiles/", "/files/", "/uploads/")
@@ -112,13 +115,15 @@ def _named(item: EvidenceItem, path: Path) -> FileResponse:
     media_type = item.media_type.partition(";")[0].strip()
     inline = media_type in INLINE
     name = item.path.rpartition("/")[2]
+    # A sandbox would also switch off the browser's own reader of PDF, which runs no script of the file.
+    sandbox = "" if media_type == "application/pdf" else "; sandbox"
     return FileResponse(
         path,
         media_type=media_type if inline else "application/octet-stream",
         headers={
             "Content-Disposition": f"{'inline' if inline else 'attachment'}; filename*=UTF-8''{quote(name)}",
             "X-Content-Type-Options": "nosniff",
-            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
+            "Content-Security-Policy": f"default-src 'none'; style-src 'unsafe-inline'{sandbox}",
             "Cache-Control": "private, max-age=31536000, immutable",
         },
     )
@@ -149,6 +154,8 @@ def routes(workspace: Path, *, open_workspace: Callable[[], Any]) -> list[Route]
 
     @lru_cache(maxsize=64)
     def source(case: str, item: str) -> TileSource:
+        from app.tiles import TileSource  # loads slowly: with the first tile, not with the server
+
         return TileSource.open(items.find(case, item)[1])
 
     def tile(request: Request) -> Response:
@@ -224,5 +231,7 @@ def serve(workspace: Path, *, host: str = "127.0.0.1", port: int = 8501) -> None
     if not 0 < port < 65536:
         raise ConfigError("app.bad_port", found=port)
     workspace = workspace.resolve()
+    if not is_loopback(host):
+        _LOG.warning(render("app.open_to_network", {"host": host}, "zh"))
     open_workspace(workspace)  # a wrong folder is said here, not in every screen
     build_app(workspace, host=host).run(config=streamlit_options(host, port))

@@ -15,11 +15,11 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
-from app.server import LOOPBACK, SameOrigin, is_loopback, routes
+from app.server import LOOPBACK, SameOrigin, is_loopback, routes, serve
 from app.tools import open_workspace
 from app.uploads import UploadArea, UploadConfig, safe_name
 from geoevidence.custody import Case, Workspace
-from geoevidence.errors import InputError
+from geoevidence.errors import ConfigError, CustodyError, InputError
 
 TUS = {"Tus-Resumable": "1.0.0"}
 
@@ -121,6 +121,25 @@ def test_a_single_band_is_coloured_and_its_missing_pixels_are_transparent(client
 
 def test_a_file_that_is_no_raster_has_no_tiles(client: TestClient, sample_case: Case) -> None:
     assert client.get(f"/tiles/{sample_case.id}/{item_of(sample_case, 'S-001-series.csv')}/1/0/0.png").status_code == 404
+
+
+def test_a_report_may_be_shown_by_the_reader_of_the_browser(
+    client: TestClient, sample_workspace: Workspace, tmp_path: Path
+) -> None:
+    case = sample_workspace.new_case("报告-1", fields={})
+    (tmp_path / "r.pdf").write_bytes(b"%PDF-1.7\n")
+    item = case.attach_report(tmp_path / "r.pdf", lang="zh", inputs=case.items(role="record"))
+    answer = client.get(f"/files/{case.id}/{item.id}")
+    assert answer.headers["content-type"] == "application/pdf"
+    assert "sandbox" not in answer.headers["content-security-policy"]
+    assert answer.headers["content-disposition"].startswith("inline")
+
+
+def test_serving_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        serve(tmp_path, port=0)
+    with pytest.raises(CustodyError):
+        serve(tmp_path / "none")
 
 
 # ---------------------------------------------------------------- uploads
