@@ -328,7 +328,8 @@ class _Builder:
     # ------------------------------------------------------------ how it was found, what is missing
 
     def _process_name(self, stored: StoredResult) -> str:
-        return self.t(f"process.{stored.result.process}")
+        name = self.t(f"process.{stored.result.process}")
+        return stored.result.process if name.startswith("report.") else name  # a process without a name of its own
 
     def _process(self) -> list[Section]:
         sections = [
