@@ -18,6 +18,7 @@ P = 8
 """Parameters of a segment: level, three harmonics, slope."""
 PACKED = P * (P + 1) // 2
 MAX_BREAKS = 6
+_OMEGA = 2.0 * np.pi / 365.2425
 _CLEAR, _CLOUD, _FAILED = int(Observed.CLEAR), int(Observed.CLOUD), int(Observed.FAILED_READ)
 _NO_CHANGE, _CHANGE, _TOO_FEW = int(Status.NO_CHANGE), int(Status.CHANGE), int(Status.TOO_FEW)
 _S_CLOUD, _S_NOT_OBSERVED, _S_FAILED = int(Status.CLOUD), int(Status.NOT_OBSERVED), int(Status.FAILED_READ)
@@ -38,8 +39,12 @@ class Rule(NamedTuple):
     block_days: float
     min_blocks: int
     fresh_days: float
+    phase_sd_days: float
+    amplitude_sd: float
+    level_sd: float
     fresh_blocks: int
     decisive: float
+    fit: float
     water_index: float
     water_margin: float
     water_run_days: float
@@ -207,21 +212,29 @@ def _keep_one_medium(y, t, n, keep, rule):
     short = 0
     i = 0
     while i < n:
-        other = (state[i] == 2) != on_water
-        j = i
-        while j + 1 < n and ((state[j + 1] == 2) != on_water) == other:
+        # A spell on land is a run of wet or partly wet dates with water in it; one dry date does not end it. On water: reversed.
+        j, last, true = i, i - 1, 0
+        while j < n:
+            away = state[j] < 2 if on_water else state[j] > 0
+            if away:
+                last = j
+                true += state[j] == 0 if on_water else state[j] == 2
+            elif last < i or j - last > 1:
+                break
             j += 1
-        if other:
-            if i > 0 and j < n - 1:
-                if t[j + 1] - t[i - 1] <= rule.water_run_days:
+        if true > 0:
+            if i > 0 and last < n - 1:
+                if t[last + 1] - t[i - 1] <= rule.water_run_days:
                     short += 1
-                    spell[i : j + 1] = 1
-            elif t[j] - t[i] <= rule.water_run_days:
-                spell[i : j + 1] = 2
-        i = j + 1
+                    spell[i : last + 1] = 1
+                else:
+                    spell[i : last + 1] = 3
+            else:
+                spell[i : last + 1] = 2 if t[last] - t[i] <= rule.water_run_days else 3
+        i = max(last, i) + 1
     kept = 0
     for i in range(n):
-        mixed = short > 0 and not on_water and state[i] == 1
+        mixed = short > 0 and not on_water and state[i] == 1 and spell[i] == 0
         if not (spell[i] == 1 or (spell[i] == 2 and short > 0) or mixed):
             keep[kept] = i
             kept += 1
@@ -346,6 +359,7 @@ def _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, horizon,
         for c in range(bands):
             mean_x[k] += beta[k, c] * mu[c]
     other_sum, other_blocks, ref_sum, ref_blocks = 0.0, 0, 0.0, 0
+    slope, swing = 0.0, 0.0
     for side in range(2):
         is_reference = side == 0
         if is_reference:
@@ -355,11 +369,16 @@ def _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, horizon,
         while i < end:
             block = int((t[i] - t[low]) // rule.block_days)
             s, count = 0.0, 0
+            d, f = 0.0, 0.0
             while i < end and int((t[i] - t[low]) // rule.block_days) == block:
                 for c in range(bands):
                     s += e[i, c] * mu[c]
                 for k in range(P):
                     s -= X[i, k] * mean_x[k]
+                for k in range(1, (P - 2) // 2 + 1):
+                    a, b = mean_x[2 * k - 1], mean_x[2 * k]
+                    f += a * X[i, 2 * k - 1] + b * X[i, 2 * k]
+                    d += k * _OMEGA * (b * X[i, 2 * k - 1] - a * X[i, 2 * k])
                 count += 1
                 i += 1
             s /= count * size
@@ -370,18 +389,76 @@ def _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, horizon,
             else:
                 other_sum += s
                 other_blocks += 1
+                slope += d / (count * size)
+                swing += f / (count * size)
     ref_mean = ref_sum / ref_blocks
     for q in range(ref_blocks):
         tmp[q] = abs(tmp[q] - ref_mean)
     # 1.2816: 80 % quantile of |N(0, 1)|. The harmonic fit has used up about half of its freedom along one direction.
     spread = _select(tmp, ref_blocks, int(0.8 * (ref_blocks - 1) + 0.5)) / 1.2816
     variance = spread * spread * ref_blocks / max(ref_blocks - 4.0, 1.0)
-    variance = max(variance, 0.3)
-    return (other_sum / other_blocks - ref_mean) / np.sqrt(variance * (1.0 / other_blocks + 1.0 / ref_blocks)), other_blocks
+    variance = max(variance, 0.3) * (1.0 / other_blocks + 1.0 / ref_blocks)
+    # A season that comes early or late, high or low shifts all its dates alike: it averages out over years, not over dates.
+    years = max(1.0, (t[last - 1] - t[first]) / 365.2425)
+    slope *= rule.phase_sd_days / other_blocks
+    swing *= rule.amplitude_sd / other_blocks
+    level = 0.0
+    for k in range(1, P - 1):
+        level += 0.5 * (mean_x[k] / size) ** 2
+    variance += (slope * slope + swing * swing + level * rule.level_sd**2) / years
+    return (other_sum / other_blocks - ref_mean) / np.sqrt(variance), other_blocks
 
 
 @njit(nogil=True, cache=True)
-def _judge(e, X, t, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x, tmp):
+def _season_score(e, X, t, low, cut, high, bands, reference_first, beta, rule, mean_e, mean_f, tmp):
+    """How far the other side's season differs in height from the reference model's, in units of its uncertainty.
+
+    The coefficient a of the residuals on the model's own seasonal curve f (all bands at once, block means): -1 is a season
+    that is gone. Its variance: the reference side's scatter along f, and `amplitude_sd` a year.
+    """
+    first, last = (cut, high) if reference_first else (low, cut)
+    if t[last - 1] - t[first] < 0.7 * 365.2425:
+        return -1.0
+    product, square, ref_blocks = 0.0, 0.0, 0
+    for side in range(2):
+        is_reference = side == 0
+        i, end = (low, cut) if is_reference == reference_first else (cut, high)
+        while i < end:
+            block = int((t[i] - t[low]) // rule.block_days)
+            for c in range(bands):
+                mean_e[c] = 0.0
+                mean_f[c] = 0.0
+            count = 0
+            while i < end and int((t[i] - t[low]) // rule.block_days) == block:
+                for c in range(bands):
+                    f = 0.0
+                    for k in range(1, P - 1):
+                        f += X[i, k] * beta[k, c]
+                    mean_f[c] += f
+                    mean_e[c] += e[i, c] - f - beta[0, c] - X[i, P - 1] * beta[P - 1, c]
+                count += 1
+                i += 1
+            ef, ff = 0.0, 0.0
+            for c in range(bands):
+                ef += mean_e[c] * mean_f[c] / (count * count)
+                ff += mean_f[c] * mean_f[c] / (count * count)
+            if is_reference:
+                tmp[ref_blocks] = abs(ef) / np.sqrt(max(ff, 1e-12))
+                ref_blocks += 1
+            else:
+                product += ef
+                square += ff
+    if square <= 0.0 or ref_blocks < 5:
+        return -1.0
+    spread = _select(tmp, ref_blocks, int(0.8 * (ref_blocks - 1) + 0.5)) / 1.2816
+    variance = max(spread * spread * ref_blocks / max(ref_blocks - 4.0, 1.0), 0.3) / square
+    years = max(1.0, (t[last - 1] - t[first]) / 365.2425)
+    variance += rule.amplitude_sd**2 / years
+    return abs(product / square) / np.sqrt(variance)
+
+
+@njit(nogil=True, cache=True)
+def _judge(e, X, t, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x, mean_f, tmp):
     """Score of a cut, or -1 where a rule of duration or number is not met. Leaves the reference model in beta."""
     before, after = t[cut - 1] - t[low], t[high - 1] - t[cut]
     reference_first = cut - low >= high - cut
@@ -397,7 +474,8 @@ def _judge(e, X, t, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A
         return -1.0, reference_first
     # A state that fades (regrowth) is judged by its first months as well.
     fresh, blocks = _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, rule.fresh_days, mu, mean_x, tmp)
-    return max(lasting, fresh if blocks >= rule.fresh_blocks else -1.0), reference_first
+    season = _season_score(e, X, t, low, cut, high, bands, reference_first, beta, rule, mu, mean_f, tmp)
+    return max(lasting, fresh if blocks >= rule.fresh_blocks else -1.0, season), reference_first
 
 
 @njit(nogil=True, cache=True)
@@ -501,7 +579,7 @@ def _pixel(y, t, X, n, bands, rule, work, out_days, out_values):
 
     out_days: (k, 3) break date, last clear before, first clear after. out_values: (k, 2) signed change, score.
     """
-    r, w, sd, A, b, L, z, beta, tmp, keep, S, e, Xs, ts, CA, Cb, Cy, mu, mean_x, ridge, centre, shift = work
+    r, w, sd, A, b, L, z, beta, tmp, keep, S, e, Xs, ts, CA, Cb, Cy, mu, mean_x, mean_f, ridge, centre, shift = work
     for c in range(bands):
         for i in range(n):
             tmp[i] = y[i, c]
@@ -570,7 +648,9 @@ def _pixel(y, t, X, n, bands, rule, work, out_days, out_values):
         cut, _ = _search(CA, Cb, Cy, low, high, bands, ridge, log_ridge, rule, A, b, L, z)
         if cut < 0:
             continue
-        score, _ = _judge(e, Xs, ts, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x, tmp)
+        score, _ = _judge(
+            e, Xs, ts, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x, mean_f, tmp
+        )
         if score < rule.min_score:
             continue
         cuts[found] = cut
@@ -587,7 +667,7 @@ def _pixel(y, t, X, n, bands, rule, work, out_days, out_values):
         cut = ordered[q]
         high = ordered[q + 1] if q + 1 < found else m
         score, first = _judge(
-            e, Xs, ts, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x, tmp
+            e, Xs, ts, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x, mean_f, tmp
         )
         if score < rule.min_score:
             continue
@@ -600,22 +680,22 @@ def _pixel(y, t, X, n, bands, rule, work, out_days, out_values):
         i, j = (cut, high) if first else (low, cut)
         _segment_cost(CA, Cb, Cy, i, j, bands, ridge, log_ridge, A, b, L, z)
         backward(L, bands, z)
-        last_old, first_new = cut - 1, cut
-        i = cut - 1
-        while i > low:
+        # Decisive: nearer to one model by `decisive`, and within the noise of it (`fit` root mean square over the bands).
+        near = rule.fit * rule.fit * bands
+        last_old, first_new = low, high - 1
+        for i in range(cut - 1, low - 1, -1):
             d_ref, d_other = _distance(e, Xs, i, bands, beta), _distance(e, Xs, i, bands, z)
-            if (d_ref + rule.decisive < d_other) if first else (d_other + rule.decisive < d_ref):
+            old, new = (d_ref, d_other) if first else (d_other, d_ref)
+            if old + rule.decisive < new and old <= near:
                 last_old = i
                 break
-            i -= 1
-        i = cut
-        while i < high:
+        for i in range(cut, high):
             d_ref, d_other = _distance(e, Xs, i, bands, beta), _distance(e, Xs, i, bands, z)
-            if (d_other + rule.decisive < d_ref) if first else (d_ref + rule.decisive < d_other):
+            old, new = (d_ref, d_other) if first else (d_other, d_ref)
+            if new + rule.decisive < old and new <= near:
                 first_new = i
                 break
-            i += 1
-        out_days[written, 0] = np.floor(0.5 * (ts[last_old] + ts[first_new]) + 0.5)
+        out_days[written, 0] = np.floor(0.5 * (ts[cut - 1] + ts[cut]) + 0.5)
         out_days[written, 1] = ts[last_old]
         out_days[written, 2] = ts[first_new]
         out_values[written, 0] = change
@@ -674,6 +754,7 @@ def detect_rows(values, observed, days, X, rule, row_first, row_last, out_days, 
         np.empty(times + 1),
         np.empty(bands),
         np.empty(P),
+        np.empty(bands),
         np.empty(P),
         np.empty(bands),
         np.empty(bands),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,33 +41,47 @@ class BreakConfig:
     min_history_days: length of the whole period below which no seasonal model is made, d.
     min_segment: clear observations that a state must have to count; more delays fresh changes.
     reference_days: shortest time, d, that the longer of the two states must have been seen.
+    weak_share: a pixel is also taken at this share of the score when two neighbours changed with it (1 = never).
+    link_days: intervals of neighbours at most this far apart belong to one change, d.
     min_gain: least gain in -2 log evidence (natural units); guards against season-shaped misfits.
-    min_shift: least change, root mean square over bands, in units of the cube (reflectance or index).
+    min_shift: least mean change in the first year, root mean square over bands, reflectance; below it wet and dry years live.
+    min_index_shift: the same for a cube of one index.
     block_days: length of the means that count as one independent look, d; longer is stricter with slow anomalies.
     min_blocks: independent looks that the shorter state must have.
     fresh_days: a state that fades (regrowth) is also judged by this much of it next to the break, d; shorter sees briefer bare phases.
     fresh_blocks: independent looks that this part must have.
+    phase_sd_days: standard deviation of the season's yearly shift, d; larger forgives early and late seasons.
+    amplitude_sd: standard deviation of the season's yearly relative height (1); larger forgives strong and weak seasons.
+    level_sd: standard deviation of the yearly level, relative to the root mean square of the season (1); forgives wet and dry years.
     spike: distance in noise units, root mean square over bands, from both neighbours beyond which one date is left out.
     noise_floor: smallest noise assumed, in units of the cube.
     decisive: difference in squared distance (noise units) that makes one observation decide between old and new state.
+    fit: distance from a state's model in noise units, root mean square over bands, within which one observation shows that state.
     water_index: (M)NDWI above which an observation counts as water. water_margin: below it by this much counts as partly flooded.
     water_run_days: a water spell on land (or the reverse) up to this long is water level, not a change, d.
     """
 
-    false_alarm_rate: float = 0.001
+    false_alarm_rate: float = 0.003
     min_observations: int = 18
     min_history_days: int = 730
     min_segment: int = 5
     reference_days: int = 330
+    weak_share: float = 0.6
+    link_days: int = 45
     min_gain: float = 20.0
-    min_shift: float = 0.01
+    min_shift: float = 0.015
+    min_index_shift: float = 0.08
     block_days: int = 30
     min_blocks: int = 2
     fresh_days: int = 110
     fresh_blocks: int = 3
+    phase_sd_days: float = 10.0
+    amplitude_sd: float = 0.1
+    level_sd: float = 0.15
     spike: float = 4.0
     noise_floor: float = 0.001
     decisive: float = 6.0
+    fit: float = 2.0
     water_index: float = 0.0
     water_margin: float = 0.2
     water_run_days: int = 250
@@ -79,15 +93,22 @@ class BreakConfig:
             "min_history_days": (365, 36_500),
             "min_segment": (2, 1000),
             "reference_days": (180, 36_500),
+            "weak_share": (0.1, 1),
             "min_gain": (0, 1e6),
             "min_shift": (0, 1e6),
+            "min_index_shift": (0, 1e6),
             "block_days": (1, 365),
             "min_blocks": (1, 100),
             "fresh_days": (1, 3650),
+            "phase_sd_days": (0, 60),
+            "amplitude_sd": (0, 1),
+            "level_sd": (0, 10),
             "fresh_blocks": (1, 100),
             "spike": (1, 1e6),
             "noise_floor": (1e-9, 1e6),
+            "link_days": (0, 3650),
             "decisive": (0, 1e6),
+            "fit": (0.5, 1e6),
             "water_index": (-1, 1),
             "water_margin": (0, 1),
             "water_run_days": (0, 3650),
@@ -116,13 +137,17 @@ def _rule(config: BreakConfig, bands: tuple[str, ...]) -> tuple[Rule, str]:
         spike=config.spike,
         noise_floor=config.noise_floor,
         min_gain=config.min_gain,
-        min_score=config.min_score,
-        min_shift=config.min_shift,
+        min_score=config.weak_share * config.min_score,
+        min_shift=config.min_index_shift if len(bands) == 1 else config.min_shift,
         block_days=float(config.block_days),
         min_blocks=config.min_blocks,
         fresh_days=float(config.fresh_days),
+        phase_sd_days=config.phase_sd_days,
+        amplitude_sd=config.amplitude_sd,
+        level_sd=config.level_sd,
         fresh_blocks=config.fresh_blocks,
         decisive=config.decisive,
+        fit=config.fit,
         water_index=config.water_index,
         water_margin=config.water_margin,
         water_run_days=float(config.water_run_days),
@@ -183,13 +208,65 @@ def detect_breaks(
     require_history(days, config)
     if not (observed == Observed.CLEAR).any():
         raise CoverageError("satellite.nothing_clear", scenes=len(days))
-    return _detect(values, observed, days, bands, grid, config, threads, progress)
+    return keep_supported(_detect(values, observed, days, bands, grid, config, threads, progress), config)
 
 
 def detect_block(cube: Cube, config: BreakConfig, *, threads: int = 2) -> BreakMap:
-    """As `detect_breaks`, for a part of a larger area: a part without one clear view is undecided, not refused."""
+    """Weak and strong breaks of a part of a larger area; join the parts and `keep_supported` afterwards.
+
+    A part without one clear view is undecided, not refused.
+    """
     require_history(cube.days, config)
     return _detect(cube.values, cube.observed, cube.days, cube.bands, cube.grid, config, threads, no_progress)
+
+
+def keep_supported(breaks: BreakMap, config: BreakConfig) -> BreakMap:
+    """Breaks with the full score, and weak ones (at least `weak_share` of it) beside at least two accepted neighbours.
+
+    Neighbours are the eight around, with a break whose interval is at most `link_days` away; applied twice, so that an
+    edge two pixels wide can be filled in. Works on whole maps only: blocks are joined first.
+    """
+    strong = breaks.score >= config.min_score
+    found = np.isfinite(breaks.score)
+    start, end = breaks.last_clear_before.astype(np.int64), breaks.first_clear_after.astype(np.int64)
+    accepted = strong
+    for _ in range(2):
+        neighbours = np.zeros(strong.shape, np.int8)
+        for d_row, d_col in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
+            here, there = _shifted(strong.shape[1:], d_row, d_col)
+            linked = np.zeros(strong.shape, bool)
+            for k in range(len(strong)):
+                for other in range(len(strong)):
+                    apart = np.maximum(start[k][here], start[other][there]) - np.minimum(end[k][here], end[other][there])
+                    linked[k][here] |= accepted[other][there] & (apart <= config.link_days)
+            neighbours += linked
+        accepted = accepted | (found & (neighbours >= 2))
+    # Layers stay in order of time: what is dropped leaves no hole before a later break.
+    order = np.argsort(~accepted, axis=0, kind="stable")
+    kept = np.take_along_axis(accepted, order, axis=0)
+    depth = max(1, int(kept.any(axis=(1, 2)).sum()))
+
+    def layers(values: NDArray[Any], fill: float) -> NDArray[Any]:
+        return np.where(kept, np.take_along_axis(values, order, axis=0), np.asarray(fill, values.dtype))[:depth]
+
+    status = np.where((breaks.status == Status.CHANGE) & ~kept[0], np.uint8(Status.NO_CHANGE), breaks.status)
+    return replace(
+        breaks,
+        break_date=layers(breaks.break_date, NODATE),
+        last_clear_before=layers(breaks.last_clear_before, NODATE),
+        first_clear_after=layers(breaks.first_clear_after, NODATE),
+        magnitude=layers(breaks.magnitude, np.nan),
+        score=layers(breaks.score, np.nan),
+        status=status.astype(np.uint8),
+    )
+
+
+def _shifted(shape: tuple[int, ...], d_row: int, d_col: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Slices of the cells that have a neighbour at (d_row, d_col), and of those neighbours."""
+    rows, cols = shape
+    here = (slice(max(0, -d_row), rows - max(0, d_row)), slice(max(0, -d_col), cols - max(0, d_col)))
+    there = (slice(max(0, d_row), rows - max(0, -d_row)), slice(max(0, d_col), cols - max(0, -d_col)))
+    return here, there
 
 
 def require_history(days: NDArray[np.int32], config: BreakConfig) -> None:

@@ -58,7 +58,7 @@ from satellite.events import (
 from satellite.harmonics import design_matrix, fit_series
 from satellite.indices import band_roles
 from satellite.scenes import Stack, read_scenes
-from satellite.segment import BreakConfig, detect_block, join_rows, require_history
+from satellite.segment import BreakConfig, detect_block, join_rows, keep_supported, require_history
 from satellite.types import NODATE, BreakMap, ChangeEvent, Cube, Observed, Status
 
 PROCESS = "satellite.monitor"
@@ -253,7 +253,12 @@ def _scan(
         failed.update(cube.failed)
         parts.append(detect_block(cube, config.breaks, threads=threads))
         progress("satellite.stage_breaks", 0.05 + 0.5 * (index + 1) / len(windows))
-    return join_rows(parts, stack.grid), tally, frozenset(failed), cube if len(windows) == 1 else None
+    return (
+        keep_supported(join_rows(parts, stack.grid), config.breaks),
+        tally,
+        frozenset(failed),
+        cube if len(windows) == 1 else None,
+    )
 
 
 # Products -------------------------------------------------------------------------------------------------------------
