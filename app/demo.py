@@ -129,7 +129,8 @@ def _drone(run: _Run, case: Case, photos: Path, polygons: Path | None, progress:
 
 def _tell_findings(run: _Run, result: Any) -> None:
     for finding in result.findings:
-        run.say(f"  {finding.id} {finding.message.render(run.lang)}")
+        mark = f"【{render('core.synthetic', {}, run.lang)}】" if finding.synthetic else ""
+        run.say(f"  {finding.id} {mark}{finding.message.render(run.lang)}")
     for gap in result.gaps:
         run.say(f"  {render('cli.gap', {}, run.lang)}: {gap.render(run.lang)}")
 

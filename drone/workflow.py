@@ -631,7 +631,8 @@ def _period(flight: Flight) -> tuple[date, date] | None:
 
 
 def _gsd(report: AccuracyReport) -> Quantity:
-    sd = 100 * report.gsd * math.hypot(report.scale_sd, report.focal_sd)
+    # a wrong focal length moves the flying height with it: the size of a pixel on the ground stays
+    sd = 100 * report.gsd * report.scale_sd
     return Quantity(value=100 * report.gsd, unit="cm", standard_uncertainty=sd, propagation="drone.propagation_gsd")
 
 
