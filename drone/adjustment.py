@@ -99,7 +99,9 @@ def _cost(block: Block, priors: Priors, huber: float) -> float:
     gps, control, camera = _prior_residuals(block, priors)
     held = ~priors.free.any(axis=1)
     camera[:, held] = 0
-    cost = float(robust + (gps**2).sum() + (control**2).sum() + (camera**2).sum() + ((block.offset / priors.offset_sd) ** 2).sum())
+    cost = float(
+        robust + (gps**2).sum() + (control**2).sum() + (camera**2).sum() + ((block.offset / priors.offset_sd) ** 2).sum()
+    )
     return cost if math.isfinite(cost) else math.inf
 
 
@@ -201,7 +203,9 @@ def _eliminate(start, order, cols, left, right, residual, V, h, S, s, damping): 
                 for a in range(3):
                     W[k - first, c, a] = left[o, 0, c] * right[o, 0, a] + left[o, 1, c] * right[o, 1, a]
                 for a in range(3):
-                    Y[k - first, c, a] = W[k - first, c, 0] * V[i, 0, a] + W[k - first, c, 1] * V[i, 1, a] + W[k - first, c, 2] * V[i, 2, a]
+                    Y[k - first, c, a] = (
+                        W[k - first, c, 0] * V[i, 0, a] + W[k - first, c, 1] * V[i, 1, a] + W[k - first, c, 2] * V[i, 2, a]
+                    )
                 s[cols[o, c]] += left[o, 0, c] * residual[o, 0] + left[o, 1, c] * residual[o, 1]
                 for a in range(3):
                     s[cols[o, c]] -= Y[k - first, c, a] * h[i, a]

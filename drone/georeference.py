@@ -39,9 +39,9 @@ class AdjustConfig:
     focal_sd: relative prior sd of the focal length where the camera states none.
     free: what is estimated of the camera besides the focal length, which is one for both axes: a rolling shutter
         would bend their ratio.
-    convergence_deg: below this spread of viewing directions (root mean square about their mean) the focal length
-        is held at what the camera states: photos looking the same way cannot tell it from the flying height, and small
-        unmodelled errors then move it by tens of per cent.
+    convergence_deg: below this spread of viewing directions (root mean square about their mean) the photos' own focal
+        length is believed only if it agrees with what the camera states; otherwise that is held.
+    focal_agreement: they agree within this many sd of the stated one.
     huber: residuals beyond this many sigmas count linearly (Huber 1964: 1.345 loses 5 % on normal errors).
     max_residual_px: tie-point observations farther off are dropped.
     min_angle_deg: tie points whose rays all meet at less are dropped; their depth is not known.
@@ -60,6 +60,7 @@ class AdjustConfig:
     focal_sd: float = 0.15
     free: tuple[str, ...] = ("cx", "cy", "k1", "k2", "p1", "p2")
     convergence_deg: float = 10.0
+    focal_agreement: float = 2.0
     huber: float = 1.345
     max_residual_px: float = 4.0
     min_angle_deg: float = 1.5
@@ -379,20 +380,49 @@ def georeference(
     placement = _place(task, controls)
     if placement.control == "none":
         controls = []
-    held = convergence_deg(model.R) < config.convergence_deg
-    if held:
-        known = all(flight.cameras[key].focal_prior for key in task.ids)
-        gaps.append(Message(id="drone.focal_held" if known else "drone.focal_unknown", values={"sd": f"{100 * _focal_sd(task):.0f} %"}))
-    block, priors = _started(task, start, placement, controls, held)
-    block = _filtered(block, len(block.X) - len(controls), replace(config, max_residual_px=math.inf))
-    for turn in range(config.rounds):
-        progress("drone.stage_adjust", turn / config.rounds)
-        block = adjust(block, priors, huber=config.huber, iterations=config.iterations, tolerance=config.tolerance)
-        block = _filtered(block, len(block.X) - len(controls), config)
-        block, priors = _weighed(block, priors, len(controls))
-    block = adjust(block, priors, huber=config.huber, iterations=config.iterations, tolerance=config.tolerance)
+    progress("drone.stage_adjust", 0.0)
+    block, priors = _adjusted(task, *_started(task, start, placement, controls, held=False), len(controls))
+    considered, message = _considered_focal(task, block)
+    if message is not None:
+        progress("drone.stage_adjust", 0.5)
+        gaps.append(message)
+        block, priors = _adjusted(task, *_started(task, start, placement, controls, held=True), len(controls))
     progress("drone.stage_adjust", 1.0)
-    return _reported(task, block, priors, placement.control, held, controls, tuple(gaps) + placement.gaps, unregistered or {})
+    return _reported(
+        task, block, priors, placement.control, considered, controls, tuple(gaps) + placement.gaps, unregistered or {}
+    )
+
+
+def _adjusted(task: _Task, block: Block, priors: Priors, controls: int) -> tuple[Block, Priors]:
+    """The adjusted block: outliers dropped and weights found in rounds, then the final adjustment."""
+    config = task.config
+    # Rays that hardly meet let a point run far away in the first steps; errors in pixels mean nothing yet.
+    block = _filtered(block, len(block.X) - controls, replace(config, max_residual_px=math.inf))
+    for _ in range(config.rounds):
+        block = adjust(block, priors, huber=config.huber, iterations=config.iterations, tolerance=1.0)
+        block = _filtered(block, len(block.X) - controls, config)
+        block, priors = _weighed(block, priors, controls)
+    return adjust(block, priors, huber=config.huber, iterations=config.iterations, tolerance=config.tolerance), priors
+
+
+def _considered_focal(task: _Task, block: Block) -> tuple[float | None, Message | None]:
+    """(relative sd of the focal length beyond what the adjustment tells, message if it must be held), else (None, None).
+
+    Photos looking the same way cannot tell the focal length from the flying height; small unmodelled errors,
+    such as a rolling shutter, then move it by tens of per cent at no cost in pixels. There the estimate is
+    believed only while it agrees with what the camera states, and then to no better than the two agree.
+    """
+    config = task.config
+    if convergence_deg(task.model.R) >= config.convergence_deg:
+        return None, None
+    cameras = [task.flight.cameras[key] for key in task.ids]
+    sd = max(camera.focal_prior_sd or config.focal_sd for camera in cameras)
+    if any(camera.focal_prior is None for camera in cameras):
+        return sd, Message(id="drone.focal_unknown", values={"sd": f"{100 * sd:.0f} %"})
+    off = [abs(float(f) / (camera.focal_prior or math.inf) - 1) for f, camera in zip(block.params[:, 0], cameras, strict=True)]
+    if all(d <= config.focal_agreement * (c.focal_prior_sd or config.focal_sd) for d, c in zip(off, cameras, strict=True)):
+        return max(off), None
+    return sd, Message(id="drone.focal_held", values={"sd": f"{100 * sd:.0f} %", "off": f"{100 * max(off):.0f} %"})
 
 
 def _task(model: FreeModel, flight: Flight, config: AdjustConfig) -> _Task:
@@ -511,35 +541,32 @@ def _weighed(block: Block, priors: Priors, controls: int) -> tuple[Block, Priors
     return replace(block, pixel_sd=pixel_sd), replace(priors, gps_sd=gps_sd)
 
 
-def _focal_sd(task: _Task) -> float:
-    """Relative prior sd of the focal length, the largest of the cameras."""
-    return max(task.flight.cameras[key].focal_prior_sd or task.config.focal_sd for key in task.ids)
-
-
-def _uncertainty(task: _Task, block: Block, priors: Priors, held: bool) -> tuple[tuple[float, float, float], float, float]:
+def _uncertainty(
+    task: _Task, block: Block, priors: Priors, considered: float | None
+) -> tuple[tuple[float, float, float], float, float]:
     """Propagated sd: (E, N, U) m of ground points, of horizontal lengths (1), of the focal length (1).
 
     The sd of ground points is that from poses, camera and datum, root mean square over tie points spread
-    over the block; the noise of single tie points is not in it. A held focal length is a considered parameter:
-    it takes part with its prior sd, and the photos take nothing off it.
+    over the block; the noise of single tie points is not in it. `considered` is the relative sd of a focal length
+    of which the photos' own estimate is not believed: it takes part with that sd, and the photos take nothing off it.
     """
     cameras = len(block.params)
     full = replace(priors, free=_free_parameters(False, task.config))
     normal = reduced(block, full, huber=task.config.huber)
     width = full.free.shape[1]
     focal = np.arange(cameras) * width
-    if held:
+    covariance = np.linalg.inv(normal.S)
+    formal_sd = math.sqrt(float(covariance[focal, focal].max())) / float(block.params[:, 0].min())
+    if considered is not None and considered > formal_sd:
         rest = np.setdiff1d(np.arange(len(normal.s)), focal)
         inverse = np.linalg.inv(normal.S[np.ix_(rest, rest)])
         follow = -inverse @ normal.S[np.ix_(rest, focal)]
-        variance = np.array([(block.params[k, 0] * _focal_sd(task)) ** 2 for k in range(cameras)])
+        variance = (block.params[:, 0] * considered) ** 2
         covariance = np.zeros_like(normal.S)
         covariance[np.ix_(rest, rest)] = inverse + follow * variance @ follow.T
         covariance[np.ix_(rest, focal)] = follow * variance
         covariance[np.ix_(focal, rest)] = (follow * variance).T
         covariance[focal, focal] = variance
-    else:
-        covariance = np.linalg.inv(normal.S)
     ties = len(block.X) - len(priors.control)
     sample = np.arange(0, ties, max(1, ties // 400))
     J = point_sensitivity(normal, sample).reshape(3 * len(sample), -1)
@@ -561,7 +588,7 @@ def _reported(
     block: Block,
     priors: Priors,
     control: Literal["gps", "ground_points", "none"],
-    held: bool,
+    considered: float | None,
     controls: list[tuple[GroundPoint, Array]],
     gaps: tuple[Message, ...],
     unregistered: Mapping[str, Message],
@@ -583,7 +610,7 @@ def _reported(
     misfit = (block.C - task.gps)[np.isfinite(priors.gps[:, 0])] if metric else np.zeros((0, 3))
     position_sd, scale_sd, focal_sd = (math.inf,) * 3, math.inf, math.inf
     if metric:
-        position_sd, scale_sd, focal_sd = _uncertainty(task, block, priors, held)
+        position_sd, scale_sd, focal_sd = _uncertainty(task, block, priors, considered)
     if len(check) >= 3:
         # What was measured counts more than what was propagated, where it is worse.
         seen_sd = np.sqrt((check**2).mean(axis=0))

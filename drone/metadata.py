@@ -9,6 +9,7 @@ Nothing is written, and photos are only read.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
@@ -324,10 +325,8 @@ def _text(value: Any) -> str:
         value = value.removeprefix(b"ASCII\0\0\0").removeprefix(b"UNICODE\0").decode("utf-8", "replace")
     if not isinstance(value, str):
         return ""
-    try:
+    with contextlib.suppress(UnicodeError):
         value = value.encode("latin-1").decode("utf-8")
-    except UnicodeError:
-        pass
     return value.split("\0")[0].strip()
 
 

@@ -33,6 +33,7 @@ class SfmConfig:
     """Features, matching, mapping.
 
     image_size: px, longer side at which features are sought; finer finds more, slower.
+    first_octave: 0 starts at that size; -1 at twice it, three times slower, for photos with little texture.
     features: at most this many a photo, largest first.
     neighbours: photos matched with each photo, nearest by position: at 80 % forward and 70 %
         side overlap those that share a third or more; photos without one are matched with all.
@@ -46,6 +47,7 @@ class SfmConfig:
     """
 
     image_size: int = 2000
+    first_octave: int = 0
     features: int = 5000
     neighbours: int = 12
     all_pairs_up_to: int = 12
@@ -144,6 +146,7 @@ def _match(flight: Flight, config: SfmConfig, database: Path, progress: Progress
     extraction.use_gpu = False
     extraction.max_image_size = config.image_size
     extraction.num_threads = config.threads
+    extraction.sift.first_octave = config.first_octave
     extraction.sift.max_num_features = config.features
     for key in sorted(flight.cameras):
         # Cameras one by one, photos in order of name: ids, and with them all later choices, are then fixed.
