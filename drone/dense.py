@@ -69,7 +69,7 @@ class DenseConfig:
     footroom: float = 0.08
     smooth_small: int = 8
     smooth_large: int = 60
-    min_ncc: float = 0.55
+    min_ncc: float = 0.35
     min_texture: float = 1.5
     min_island: int = 200
     min_views: int = 3

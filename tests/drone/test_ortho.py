@@ -1,0 +1,172 @@
+"""The orthomosaic: true places on the ground come out where they are, things stay whole, invented ground is marked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from affine import Affine
+
+from drone.camera import project
+from drone.ortho import INTERPOLATED, MEASURED, NOT_DRAWN, OrthoConfig, build_orthomosaic, fill_ground, photo_index
+from drone.types import SurfaceModel
+from geoevidence.errors import ConfigError
+from geoevidence.raster import Grid, Raster
+from tests.drone import sample_block as sample
+
+PHOTOS = 9
+
+
+def test_targets_lie_at_their_coordinates() -> None:
+    """The painted targets (0.6 m, quarters black and white) are found where they were surveyed, within one cell."""
+    mosaic = sample.mosaic(PHOTOS)
+    grey = mosaic.raster.data[:3].mean(axis=0)
+    half = round(0.3 / mosaic.raster.grid.resolution[0])
+    step = np.arange(-half, half) + 0.5
+    quarters = np.sign(-np.outer(step, step))
+    found = 0
+    for target in sample.truth()["targets"].values():
+        col, row = ~mosaic.raster.grid.transform @ tuple(target["position"][:2])
+        corner_row, corner_col = round(row), round(col)
+        inside = half + 4 < corner_row < grey.shape[0] - half - 4 and half + 4 < corner_col < grey.shape[1] - half - 4
+        if (
+            not inside
+            or not mosaic.raster.data[3, corner_row - half : corner_row + half, corner_col - half : corner_col + half].all()
+        ):
+            continue
+        scores = {}
+        for dy in range(-4, 5):
+            for dx in range(-4, 5):
+                r, c = corner_row + dy, corner_col + dx
+                part = grey[r - half : r + half, c - half : c + half]
+                scores[dx, dy] = float(np.corrcoef(part.ravel(), quarters.ravel())[0, 1])
+        dx, dy = max(scores, key=scores.__getitem__)
+        assert abs(dx) <= 1 and abs(dy) <= 1
+        found += 1
+    assert found >= 5
+
+
+def test_a_level_picture_is_the_photo_seen_through_the_camera() -> None:
+    """On the true surface every cell has the colour that its source photo has at the projected place."""
+    import cv2
+
+    from drone.dense import read_photo
+
+    block, mosaic, surface = sample.block(PHOTOS), sample.mosaic(PHOTOS), sample.surface(PHOTOS)
+    photos = {photo.name: photo for photo in block.flight.photos}
+    rng = np.random.default_rng(1)
+    rows, cols = np.nonzero(mosaic.sources.data[1] == MEASURED)
+    pick = rng.choice(len(rows), 400, replace=False)
+    rows, cols = rows[pick], cols[pick]
+    x, y = mosaic.raster.grid.transform @ (cols + 0.5, rows + 0.5)
+    c, r = ~surface.raster.grid.transform @ (x, y)
+    z = surface.raster.data[0][r.astype(int), c.astype(int)]
+    differences = []
+    for value, name in enumerate(mosaic.photos, start=1):
+        mine = (mosaic.sources.data[0, rows, cols] == value) & np.isfinite(z)
+        if not mine.any():
+            continue
+        pixels = project(next(iter(block.cameras.values())), block.poses[name], np.column_stack([x, y, z])[mine])
+        picture = read_photo(photos[name])
+        at = pixels.astype(np.float32) - 0.5
+        seen = cv2.remap(picture, at[:, None, 0], at[:, None, 1], cv2.INTER_LINEAR)[:, 0].astype(float)
+        expected = np.clip(seen * np.array(mosaic.gains[name]), 0, 255)
+        differences.append(np.abs(mosaic.raster.data[:3, rows[mine], cols[mine]].T - expected).mean(axis=1))
+    # Cubic against linear sampling and blends along seams differ on edges; the middle of all cells does not.
+    assert np.median(np.concatenate(differences)) < 3.0
+
+
+def test_every_drawn_cell_names_its_photo_and_its_support() -> None:
+    mosaic = sample.mosaic(PHOTOS)
+    drawn = mosaic.raster.data[3] == 255
+    assert set(np.unique(mosaic.raster.data[3])) <= {0, 255}
+    assert np.array_equal(mosaic.sources.data[0] > 0, drawn)
+    assert np.array_equal(mosaic.sources.data[1] != NOT_DRAWN, drawn)
+    assert mosaic.sources.data[0].max() <= len(mosaic.photos)
+    table = photo_index(mosaic.photos, sample.block(PHOTOS).flight.photos)
+    assert [entry["value"] for entry in table] == list(range(1, PHOTOS + 1))
+
+
+def test_support_follows_the_surface_model() -> None:
+    mosaic, surface = sample.mosaic(PHOTOS), sample.surface(PHOTOS)
+    rows, cols = np.nonzero(mosaic.sources.data[1])
+    x, y = mosaic.raster.grid.transform @ (cols + 0.5, rows + 0.5)
+    c, r = ~surface.raster.grid.transform @ (x, y)
+    known = np.isfinite(surface.raster.data[0][r.astype(int), c.astype(int)])
+    assert np.array_equal(mosaic.sources.data[1, rows, cols], np.where(known, MEASURED, INTERPOLATED))
+
+
+def test_without_reach_only_measured_ground_is_drawn() -> None:
+    mosaic = build_orthomosaic(sample.block(PHOTOS), sample.surface(PHOTOS), config=OrthoConfig(reach=0.0))
+    assert not (mosaic.sources.data[1] == INTERPOLATED).any()
+    assert (mosaic.sources.data[1] == MEASURED).any()
+
+
+def test_a_wall_hides_the_ground_behind_it() -> None:
+    """A cell is not drawn from a photo whose line of sight passes through something higher."""
+    from drone.ortho import _lines_of_sight, _visible
+
+    block = sample.block(PHOTOS)
+    name = sorted(block.poses)[0]
+    line = _lines_of_sight(block, (name,), 0.0)[0]
+    centre = block.poses[name].C
+    west, north, cell = np.floor(centre[0]) - 20, np.floor(centre[1]) + 20, 0.1
+    ground = np.zeros((400, 400), np.float32)
+    wall_col = int((centre[0] + 8 - west) / cell)
+    ground[:, wall_col : wall_col + 2] = 3.0
+    datum = centre[2] - 40.0
+    slope = _visible(line, ground, west, north, cell, datum, 3.0, np.ones(ground.shape, bool), 0.15)
+    row = int((north - centre[1]) / cell)
+    # The wall, 3 m high at 8 m from below a camera 40 m up, hides the ground up to 8 * 40 / 37 = 8.65 m (less the tolerance).
+    behind, beyond = int((centre[0] + 8.4 - west) / cell), int((centre[0] + 8.9 - west) / cell)
+    assert np.isinf(slope[row, behind])
+    assert np.isfinite(slope[row, beyond]) and np.isfinite(slope[row, wall_col - 3])
+
+
+def test_ground_is_continued_below_things_and_never_replaces_heights() -> None:
+    z = np.fromfunction(lambda r, c: 10 + 0.01 * c, (200, 300))
+    z[80:120, 100:160] = np.nan
+    filled = fill_ground(z, 0.1)
+    assert np.array_equal(filled[np.isfinite(z)], z[np.isfinite(z)])
+    hole = filled[80:120, 100:160]
+    expected = np.fromfunction(lambda r, c: 10 + 0.01 * (c + 100), hole.shape)
+    # A slope of 0.1 over a hole of 6 m: continued to a few centimetres, no spikes.
+    assert np.max(np.abs(hole - expected)) < 0.15
+
+
+@pytest.mark.slow
+def test_threads_change_no_byte() -> None:
+    one = build_orthomosaic(sample.block(PHOTOS), sample.surface(PHOTOS), config=OrthoConfig(threads=1))
+    two = build_orthomosaic(sample.block(PHOTOS), sample.surface(PHOTOS), config=OrthoConfig(threads=2))
+    assert one.raster.data.tobytes() == two.raster.data.tobytes()
+    assert one.sources.data.tobytes() == two.sources.data.tobytes()
+
+
+def test_exposure_steps_are_levelled() -> None:
+    """Gains bring the same ground to the same brightness: the spread between photos shrinks."""
+    from drone.ortho import _levelled
+
+    rng = np.random.default_rng(2)
+    ground = rng.normal(4.5, 0.4, 2000)
+    exposure = rng.normal(0, 0.2, 6)
+    logs = np.full((6, 2000), np.nan)
+    for i in range(6):  # A chain: each photo shares ground with the next one only.
+        part = slice(i * 300, i * 300 + 600)
+        logs[i, part] = ground[part] + exposure[i] + rng.normal(0, 0.03, len(ground[part]))
+    gains = _levelled(logs, 0.01)
+    left = gains + exposure
+    assert np.std(left) < 0.02 < np.std(exposure)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError):
+        OrthoConfig(border=0.5)
+
+
+def test_a_surface_no_photo_shows_is_an_error() -> None:
+    from geoevidence.errors import CoverageError
+
+    grid = Grid(shape=(20, 20), transform=Affine(0.5, 0, 0, 0, -0.5, 0), crs=sample.block(PHOTOS).flight.crs)
+    raster = Raster(data=np.zeros((1, 20, 20), np.float32), grid=grid, nodata=float("nan"))
+    far = SurfaceModel(raster=raster, kind="dsm", height_kind="ellipsoidal", standard_uncertainty=None, density=None)
+    with pytest.raises(CoverageError):
+        build_orthomosaic(sample.block(PHOTOS), far)
