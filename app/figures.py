@@ -106,25 +106,33 @@ def when(stored: StoredResult, finding: Finding, lang: Lang) -> str:
 
 
 def feature_collection(shown: Iterable[ShownFinding]) -> dict[str, Any]:
-    """GeoJSON (EPSG:4326) of the findings that have a place."""
-    features = [
-        {"type": "Feature", "properties": {"key": entry.key}, "geometry": entry.geometry}
-        for entry in shown
-        if entry.geometry is not None
-    ]
+    """GeoJSON (EPSG:4326) of the findings that have a place, large before small: what is drawn last is what a click meets."""
+    from shapely.geometry import shape
+
+    placed = [entry for entry in shown if entry.geometry is not None]
+    placed.sort(key=lambda entry: (-shape(entry.geometry).area, entry.number))
+    features = [{"type": "Feature", "properties": {"key": entry.key}, "geometry": entry.geometry} for entry in placed]
     return {"type": "FeatureCollection", "features": features}
 
 
 def labels(shown: Iterable[ShownFinding]) -> list[dict[str, Any]]:
-    """One pin a finding, at a point inside its outline."""
+    """Pins at a point inside each outline; findings on one outline share a pin."""
     from shapely.geometry import shape
 
-    pins = []
+    pins: dict[tuple[float, float], list[ShownFinding]] = {}
     for entry in shown:
         if entry.geometry is not None:
             point = shape(entry.geometry).representative_point()
-            pins.append({"key": entry.key, "label": str(entry.number), "title": entry.title, "at": [point.x, point.y]})
-    return pins
+            pins.setdefault((point.x, point.y), []).append(entry)
+    return [
+        {
+            "keys": [entry.key for entry in entries],
+            "label": ", ".join(str(entry.number) for entry in entries),
+            "title": "\n".join(entry.title for entry in entries),
+            "at": list(at),
+        }
+        for at, entries in pins.items()
+    ]
 
 
 @lru_cache(maxsize=256)

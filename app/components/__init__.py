@@ -51,7 +51,7 @@ def case_map(
     """Show the map; returns the key of the finding that was just clicked, or None.
 
     findings: GeoJSON FeatureCollection in EPSG:4326; each feature has `properties.key`.
-    labels: {key, label, title, at: [lon, lat]}, one pin each.
+    labels: {keys, label, title, at: [lon, lat]}, one pin each; clicks go through its keys in turn.
     rasters: {id, title, tiles (address with {z}/{x}/{y}), bounds, minzoom, maxzoom, visible}, bottom first.
     bounds: [west, south, east, north] to show first, degrees.
     banner: text over the map, or "".

@@ -248,9 +248,7 @@ class _Builder:
         if not any(isinstance(block, Figures) for block in blocks):
             blocks.append(Text(text=self.t("finding.no_picture"), style="note"))
         mark = self.t("finding.mark", mark=render("core.synthetic", {}, self.lang)) if finding.synthetic else ""
-        return Section(
-            title=self.t("finding.title", number=number, mark=mark), blocks=tuple(blocks), level=2, new_page=number > 1
-        )
+        return Section(title=self.t("finding.title", number=number, mark=mark), blocks=tuple(blocks), level=2)
 
     def _when(self, stored: StoredResult, finding: Finding) -> str:
         if finding.period is None:

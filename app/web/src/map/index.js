@@ -26,7 +26,7 @@ function open(root, data) {
   style.rel = "stylesheet";
   style.href = data.css;
   root.replaceChildren(style, frame);
-  const view = { root, frame, canvas, panel, banner, markers: [], key: null, map: null, send: () => {} };
+  const view = { root, frame, canvas, panel, banner, markers: [], pins: [], key: null, map: null, send: () => {} };
   // MapLibre measures its container when it starts: wait until the style sheet has given it a size.
   view.ready = new Promise((resolve) => {
     style.onload = style.onerror = () => {
@@ -54,6 +54,7 @@ function draw(view, data) {
   const { map } = view;
   view.markers.forEach((marker) => marker.remove());
   view.markers = [];
+  view.pins = [];
   for (const layer of map.getStyle().layers) if (layer.id !== "background") map.removeLayer(layer.id);
   for (const source of Object.keys(map.getStyle().sources)) map.removeSource(source);
   view.panel.replaceChildren();
@@ -83,12 +84,15 @@ function draw(view, data) {
   map.addLayer({ id: "findings-selected", type: "line", source: "findings", filter: ["==", ["get", "key"], ""],
     paint: { "line-color": "#0050b3", "line-width": 4 } });
 
-  for (const { key, label, title, at } of data.labels) {
+  for (const { keys, label, title, at } of data.labels) {
     const pin = element("button", "geo-map-pin", label);
     pin.type = "button";
     pin.title = title;
-    pin.dataset.key = key;
-    pin.onclick = (event) => { event.stopPropagation(); view.send(key); };
+    pin.onclick = (event) => { // findings on one outline take turns
+      event.stopPropagation();
+      view.send(keys[(keys.indexOf(view.frame.dataset.selected) + 1) % keys.length]);
+    };
+    view.pins.push({ pin, keys });
     view.markers.push(new Marker({ element: pin, anchor: "bottom", offset: [0, -4] }).setLngLat(at).addTo(map));
   }
   const hit = (event) => map.queryRenderedFeatures(event.point, { layers: ["findings-fill", "findings-line"] })[0];
@@ -107,10 +111,7 @@ function draw(view, data) {
 function select(view, selected) {
   view.frame.dataset.selected = selected ?? "";
   view.map.setFilter("findings-selected", ["==", ["get", "key"], selected ?? ""]);
-  for (const marker of view.markers) {
-    const pin = marker.getElement();
-    pin.classList.toggle("selected", pin.dataset.key === selected);
-  }
+  for (const { pin, keys } of view.pins) pin.classList.toggle("selected", keys.includes(selected));
 }
 
 export default function ({ parentElement, data, setTriggerValue }) {
