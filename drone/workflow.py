@@ -864,7 +864,11 @@ def _measured(
                 Message(id="drone.method_volume"),
             ),
         ]
-        for quantity, message, parts, method in stated:
+        notes = (
+            Message(id="drone.note_area", values={"area": area.quantity}),
+            Message(id="drone.note_volume", values={"fill": fill.quantity, "cut": cut.quantity}),
+        )
+        for (quantity, message, parts, method), note in zip(stated, notes, strict=True):
             number = f"D-{first + len(findings):03d}"
             limits = tuple(_unique([m for part in parts for m in part.limitations] + list(common)))
             name = f"{number}-measurement.json"
@@ -879,7 +883,7 @@ def _measured(
             shown = _cut(
                 picture if len(parts) == 1 else _relief_around(surface.raster, polygon.bounds, margin), polygon.bounds, margin
             )
-            _picture(work, chip, shown, "drone.title_measured", when, message, (geometry,), {"name": each.name}, _CHIP_SIDE)
+            _picture(work, chip, shown, "drone.title_measured", when, note, (geometry,), {"name": each.name}, _CHIP_SIDE)
             findings.append(
                 Finding(
                     id=number,
