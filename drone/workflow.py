@@ -753,11 +753,8 @@ def _accuracy_statement(report: AccuracyReport) -> dict[str, Any]:
     if report.check_rmse_horizontal is None or report.check_rmse_vertical is None or checks == 0:
         east, north, up = report.position_sd
 
-        def sd(value: float) -> Quantity:
-            # An sd is itself an error: its own is not known from one flight.
-            return Quantity(value=value, unit="m", standard_uncertainty=None)
-
-        values = {"horizontal": sd(math.hypot(east, north)), "vertical": sd(up)}
+        # an sd is itself an error, and one flight does not tell its own
+        values = {"horizontal": f"{math.hypot(east, north):.2g} m", "vertical": f"{up:.2g} m"}
         return {"message": Message(id="drone.finding_accuracy_untested", values=values), "quantity": None}
 
     def rmse(value: float) -> Quantity:
