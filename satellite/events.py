@@ -11,7 +11,7 @@ import math
 import sqlite3
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from shapely.geometry import mapping, shape
 from geoevidence.crs import transform_geometry
 from geoevidence.raster import Grid
 from geoevidence.types import Quantity
+from satellite.area import AreaConfig, changed_shares
 from satellite.indices import available_indices, index_values
 from satellite.types import NODATE, BreakMap, ChangeEvent, Cube, IndexChange, Observed
 
@@ -44,8 +45,9 @@ class EventConfig:
     interval_share: share of the event's pixels that were still old at `last_clear_before`, and are new at
         `first_clear_after` (1); below 1 so that single misdated pixels do not stretch the interval.
     registration_pixels: standard deviation of the position between scenes, px (Sentinel-2: about 0.3 px multi-temporal).
-    boundary_pixels: half-width within which the detected edge may lie inside or outside the true one, px
-        (a mixed pixel counts from about a quarter of its area on).
+    boundary_pixels: where pixels can only be counted whole: half-width within which the detected edge may lie inside or
+        outside the true one, px (a mixed pixel counts from about a quarter of its area on).
+    area: how the shares of edge pixels are found, see `AreaConfig`.
     """
 
     min_pixels: int = 10
@@ -53,6 +55,7 @@ class EventConfig:
     interval_share: float = 0.9
     registration_pixels: float = 0.3
     boundary_pixels: float = 0.25
+    area: AreaConfig = field(default_factory=AreaConfig)
 
 
 def day_of(number: int) -> date:
@@ -149,25 +152,46 @@ def ground_area(geometry: Mapping[str, Any], crs: CRS) -> float:
     return abs(float(area))
 
 
-def event_area(group: PixelGroup, polygon: Mapping[str, Any], grid: Grid, config: EventConfig) -> Quantity:
-    """Area of the polygon on the ellipsoid with its standard uncertainty, m2.
+def event_area(
+    group: PixelGroup,
+    polygon: Mapping[str, Any],
+    breaks: BreakMap,
+    grid: Grid,
+    cube: Cube,
+    corner: tuple[int, int],
+    config: EventConfig,
+) -> Quantity:
+    """Area that changed, on the ellipsoid, with its standard uncertainty, m2.
 
-    Three independent parts (docs/methods/satellite.md, area), a = cell area, e = edge pixels, s = cell side:
-    mixed pixels a sqrt(e / 12); common displacement of the whole edge s e b / sqrt(3), b = boundary_pixels;
-    registration between the scenes s sqrt(e) r, r = registration_pixels.
+    a sum(f) with the cell area a and the changed share f of each pixel (`changed_shares`); registration between the
+    scenes adds a r sqrt(e / n), e = edge pixels, n = dates compared, r = registration_pixels. It differs from the area
+    inside `polygon`, whose edge follows whole pixels. Where shares cannot be found that area is stated, with the parts
+    mixed pixels a sqrt(e / 12), displacement of the whole edge a e b / sqrt(3) (b = boundary_pixels) and registration
+    a r sqrt(e). `corner`: (row, col) of the upper left pixel of `cube` on `grid`.
     """
     area = ground_area(polygon, grid.crs)
-    count = len(group.rows)
-    cell = area / count
-    side = math.sqrt(cell)
+    cell = area / len(group.rows)
     edge = _edge_pixels(group)
-    mixed = cell * math.sqrt(edge / 12)
-    displaced = side * side * edge * config.boundary_pixels / math.sqrt(3)
-    registered = side * side * math.sqrt(edge) * config.registration_pixels
+    row, col = corner
+    rows, cols = cube.grid.shape
+    inside = np.zeros((rows, cols), bool)
+    inside[group.rows - row, group.cols - col] = True
+    other = (breaks.break_date[:, row : row + rows, col : col + cols] != NODATE).any(axis=0) & ~inside
+    before, after, _ = event_interval(group, breaks, config)
+    shares = changed_shares(cube, inside, other, before=before, after=after, config=config.area)
+    if shares is None:
+        parts = (math.sqrt(edge / 12), edge * config.boundary_pixels / math.sqrt(3), math.sqrt(edge) * config.registration_pixels)
+        return Quantity(
+            value=area,
+            unit="m2",
+            standard_uncertainty=cell * math.hypot(*parts),
+            propagation="satellite.area_propagation_counted",
+        )
+    registered = config.registration_pixels * math.sqrt(edge / shares.dates)
     return Quantity(
-        value=area,
+        value=cell * shares.total,
         unit="m2",
-        standard_uncertainty=math.sqrt(mixed**2 + displaced**2 + registered**2),
+        standard_uncertainty=cell * math.hypot(shares.standard_uncertainty, registered),
         propagation="satellite.area_propagation",
     )
 
@@ -257,9 +281,20 @@ def index_changes(series: EventSeries, before: int, after: int) -> tuple[IndexCh
 
 
 def make_event(
-    identity: str, group: PixelGroup, breaks: BreakMap, grid: Grid, series: EventSeries, config: EventConfig
+    identity: str,
+    group: PixelGroup,
+    breaks: BreakMap,
+    grid: Grid,
+    cube: Cube,
+    corner: tuple[int, int],
+    series: EventSeries,
+    config: EventConfig,
 ) -> ChangeEvent:
-    """The event of a group; `grid` is the whole map's, `series` that of the group's pixels."""
+    """The event of a group.
+
+    `grid` is the whole map's, `cube` covers the group and its surroundings from `corner` (row, col) on, `series` is that
+    of the group's pixels.
+    """
     before, after, middle = event_interval(group, breaks, config)
     polygon = outline(group, grid)
     seen = series.days[series.clear >= 0.5]
@@ -271,7 +306,7 @@ def make_event(
         last_clear_before=day_of(before),
         first_clear_after=day_of(after),
         break_date=day_of(middle),
-        area=event_area(group, polygon, grid, config),
+        area=event_area(group, polygon, breaks, grid, cube, corner, config),
         magnitude=float(np.median(_take(breaks.magnitude, group))),
         magnitude_of=breaks.magnitude_of,
         score=float(np.median(_take(breaks.score, group))),

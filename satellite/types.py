@@ -149,7 +149,8 @@ class ChangeEvent:
 
     polygon: GeoJSON geometry in the grid's CRS, along pixel edges. pixels: (row, col) of its pixels, sorted.
     last_clear_before, first_clear_after: evidence interval (see `events.map_events`). break_date: estimate in it.
-    area: on the ellipsoid, m2. magnitude: median over pixels. score: median over pixels.
+    area: that changed, on the ellipsoid, m2; edge pixels count by their changed share, so it differs from the polygon's own.
+    magnitude: median over pixels. score: median over pixels.
     clear_before, clear_after: number of dates with clear pixels of the polygon before and after the interval.
     longest_gap_days: longest time without a clear view of the polygon. indices: from -> to, plain facts.
     """

@@ -350,9 +350,10 @@ class _Writer:
         """One event with its chips, its series and their picture."""
         window = _chip_window(group, self._stack.grid.shape)
         cube = _part(whole, window) if whole is not None else read_block(self._stack, window)
-        rows, cols = group.rows - int(window.row_off), group.cols - int(window.col_off)
+        corner = (int(window.row_off), int(window.col_off))
+        rows, cols = group.rows - corner[0], group.cols - corner[1]
         series = event_series(cube, rows, cols)
-        event = make_event(identity, group, breaks, self._stack.grid, series, self._config.events)
+        event = make_event(identity, group, breaks, self._stack.grid, cube, corner, series, self._config.events)
         self._chips(event, cube, rows, cols)
         self._series(event, series)
         return event
@@ -563,11 +564,7 @@ def _pixel_size(stack: Stack) -> str:
 def _event_finding(
     event: ChangeEvent, stack: Stack, config: MonitorConfig, target: CRS, products: tuple[str, ...], breaks: BreakMap
 ) -> Finding:
-    shown = [
-        Message(id="satellite.index_change", values={"name": change.name, "before": change.before, "after": change.after})
-        for change in event.indices
-    ]
-    values: dict[str, Any] = {
+    values = {
         "area": event.area,
         "start": event.last_clear_before,
         "end": event.first_clear_after,
@@ -575,9 +572,10 @@ def _event_finding(
         "clear_before": event.clear_before,
         "clear_after": event.clear_after,
     }
-    if shown:
-        names = ("first", "second", "third", "fourth")
-        values["indices"] = Message(id=f"satellite.indices_{len(shown)}", values=dict(zip(names, shown, strict=False)))
+    compared = [
+        Message(id="satellite.index_change", values={"name": change.name, "before": change.before, "after": change.after})
+        for change in event.indices
+    ]
     limits = [
         Message(id="satellite.limit_interval", values={"date": event.break_date}),
         Message(id="satellite.limit_gap", values={"days": event.longest_gap_days}),
@@ -585,7 +583,8 @@ def _event_finding(
     ]
     return Finding(
         id=event.id,
-        message=Message(id="satellite.change_with_indices" if shown else "satellite.change", values=values),
+        message=Message(id="satellite.change", values=values),
+        facts=tuple(compared),
         quantity=event.area,
         geometry=moved(event.polygon, stack.grid.crs, target, digits=3),
         crs=f"EPSG:{target.to_epsg()}",
