@@ -75,7 +75,7 @@ class DenseConfig:
     min_views: int = 3
     agreement_px: float = 1.0
     agreement_depth: float = 0.01
-    disparity_sd_px: float = 0.25
+    disparity_sd_px: float = 0.15
     threads: int = 0
 
     def __post_init__(self) -> None:

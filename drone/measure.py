@@ -42,16 +42,16 @@ class MeasureConfig:
     uncovered_limit: share of the polygon that may be without heights (1); above it the measurement is refused.
     vertex_gsd: standard uncertainty of a polygon vertex drawn on the survey's own pictures (GSD), per axis.
     noise_range_gsd: range of the matching noise (GSD); about the width of the matching window on the ground.
-    slow_sd_gsd: slow deformation of the block: camera poses, lens, rolling shutter (GSD).
-    slow_range: its range (m); about the distance between photos.
+    slow_sd_gsd: slow deformation of the block, from poses and lens (GSD); part of the surface's uncertainty (`SurfaceConfig`).
+    slow_range_gsd: its range (GSD); with the one before measured on synthetic flights.
     rim_range: range of the ground's roughness along the rim, as a share of the polygon's width (1).
     """
 
     uncovered_limit: float = 0.05
     vertex_gsd: float = 2.0
     noise_range_gsd: float = 14.0
-    slow_sd_gsd: float = 0.5
-    slow_range: float = 10.0
+    slow_sd_gsd: float = 0.65
+    slow_range_gsd: float = 400.0
     rim_range: float = 0.25
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class MeasureConfig:
             "vertex_gsd": (0, 1000),
             "noise_range_gsd": (0.1, 1000),
             "slow_sd_gsd": (0, 100),
-            "slow_range": (0.01, 10_000),
+            "slow_range_gsd": (1, 100_000),
             "rim_range": (0.01, 10),
         }
         for name, (low, high) in limits.items():
@@ -385,11 +385,13 @@ def _terms(
     moments = [float(weight.sum()), float(np.sum(weight * patch.x)), float(np.sum(weight * patch.y))]
     # dV/dz of each cell: its own area, less its pull on the base times what the base moves.
     c = weight - sum(m * p for m, p in zip(moments, pull, strict=True))
-    noise = np.where(known, np.nan_to_num(patch.sd, nan=0.0), 0.0)
+    slow = config.slow_sd_gsd * accuracy.gsd
+    # The raster states both parts together; the first is what is left without the second.
+    noise = np.sqrt(np.maximum(np.where(known, np.nan_to_num(patch.sd, nan=0.0), 0.0) ** 2 - slow**2, 0.0))
     step = math.sqrt(patch.cell_area)
     terms = [
         _spread_of(c * noise, config.noise_range_gsd * accuracy.gsd / step),
-        _spread_of(c, config.slow_range / step) * config.slow_sd_gsd * accuracy.gsd,
+        _spread_of(c, config.slow_range_gsd * accuracy.gsd / step) * slow,
         math.hypot(3 * accuracy.scale_sd, accuracy.focal_sd) * abs(value),
     ]
     if base == "rim":

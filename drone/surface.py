@@ -32,6 +32,8 @@ class SurfaceConfig:
     upper_share: the uppermost layer of points stands for a cell if it holds this share of their weight (1).
     layer_gap: points of a cell are two layers when they are this far apart (cells).
     min_patch: smaller islands of cells are dropped as chance matches (m2).
+    slow_sd_gsd: errors that vary slowly over the block, from poses and lens, added to the uncertainty of each cell (GSD); measured
+        on synthetic flights after the whole adjustment (docs/methods/drone-surfaces.md).
     fill_area: surrounded holes up to this size are interpolated (m2); 0 = none.
     """
 
@@ -41,6 +43,7 @@ class SurfaceConfig:
     upper_share: float = 0.3
     layer_gap: float = 3.0
     min_patch: float = 0.5
+    slow_sd_gsd: float = 0.65
     fill_area: float = 0.05
 
     def __post_init__(self) -> None:
@@ -51,6 +54,7 @@ class SurfaceConfig:
             "upper_share": (0, 1),
             "layer_gap": (0.5, 100),
             "min_patch": (0, 1e4),
+            "slow_sd_gsd": (0, 100),
             "fill_area": (0, 100),
         }
         for name, (low, high) in limits.items():
@@ -64,7 +68,8 @@ def build_surface(cloud: DenseCloud, reconstruction: Reconstruction, *, config: 
     """DSM (m), standard uncertainty (m) and density (points/m2), float32, NaN = nothing known; rows run north to south.
 
     The standard uncertainty of a cell combines the random error of its points (taken as fully correlated inside a cell,
-    since they share matching windows) and the scatter of their heights; in filled cells also the spread around the hole.
+    since they share matching windows), the scatter of their heights, in filled cells the spread around the hole, and the slow
+    deformation of the block.
 
     Raises:
         CoverageError: no cell is covered.
@@ -99,6 +104,7 @@ def build_surface(cloud: DenseCloud, reconstruction: Reconstruction, *, config: 
         raise CoverageError("drone.surface_empty")
     deviation[np.isnan(height)] = np.nan
     _fill(height, deviation, int(config.fill_area / cell**2))
+    deviation = np.hypot(deviation, np.float32(config.slow_sd_gsd * reconstruction.accuracy.gsd))
     grid = Grid(shape=(rows, cols), transform=Affine(cell, 0, west, 0, -cell, north), crs=reconstruction.flight.crs)
     density = np.where(np.isfinite(height), count / cell**2, np.nan).astype(np.float32)
     return SurfaceModel(

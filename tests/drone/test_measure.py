@@ -177,8 +177,11 @@ def test_stated_intervals_cover_the_true_volume(shape: str) -> None:
     hits, normed = 0, []
     for _ in range(100):
         sd = 0.03
-        z = 30 + truth + sd * _noise(rng, x.shape, 14 * accuracy.gsd) + 0.5 * accuracy.gsd * _noise(rng, x.shape, 10.0)
-        net = measure_volume(_surface(z, sd), RING, accuracy=accuracy, config=config)[2].quantity
+        slow = config.slow_sd_gsd * accuracy.gsd
+        z = 30 + truth + sd * _noise(rng, x.shape, 14 * accuracy.gsd)
+        z += slow * _noise(rng, x.shape, config.slow_range_gsd * accuracy.gsd)
+        stated = _surface(z, math.hypot(sd, slow))
+        net = measure_volume(stated, RING, accuracy=accuracy, config=config)[2].quantity
         assert net.standard_uncertainty is not None
         hits += abs(net.value - exact) <= 2 * net.standard_uncertainty
         normed.append((net.value - exact) / net.standard_uncertainty)
@@ -194,7 +197,8 @@ def test_cut_and_fill_of_flat_ground_are_within_their_errors() -> None:
     rng = np.random.default_rng(5)
     for _ in range(20):
         z = 30 + 0.03 * _noise(rng, x.shape, 14 * 0.04)
-        for part in measure_volume(_surface(z, 0.03), RING, accuracy=_accuracy())[:2]:
+        stated = math.hypot(0.03, MeasureConfig().slow_sd_gsd * 0.04)
+        for part in measure_volume(_surface(z, stated), RING, accuracy=_accuracy())[:2]:
             assert part.quantity.value <= 2.2 * part.quantity.standard_uncertainty
 
 
