@@ -3,7 +3,7 @@
 Counting whole pixels overstates: a mixed pixel at the edge is found from a small changed share on. Here the interior
 counts whole, and every pixel along the edge, inside and just outside, by the share that its values moved from its own
 old state towards the interior's new one. What unchanged ground nearby did in the meantime is taken off first.
-Linear mixing: Adams et al. 1986, doi:10.1029/JB091iB08p08098. Equations and calibration: docs/methods/satellite.md.
+Linear mixing: Adams et al. 1986, doi:10.1029/JB091iB08p08098. Equations and calibration: docs/methods/satellite_area.md.
 """
 
 from __future__ import annotations
@@ -68,13 +68,20 @@ class Shares:
 
 
 def changed_shares(
-    cube: Cube, inside: NDArray[np.bool_], other: NDArray[np.bool_], *, before: int, after: int, config: AreaConfig
+    cube: Cube,
+    inside: NDArray[np.bool_],
+    other: NDArray[np.bool_],
+    *,
+    before: int,
+    after: int,
+    config: AreaConfig,
+    since: int | None = None,
 ) -> Shares | None:
     """Shares of an event's pixels and of those around it.
 
     Args:
         cube: covers the event and its surroundings. inside: (y, x) the event. other: (y, x) pixels with other changes, left out.
-        before, after: last day of the old and first of the new state, days since 1970-01-01.
+        before, after: last day of the old and first of the new state, days since 1970-01-01. since: first day of the old state.
 
     Returns:
         None where dates or unchanged surroundings are missing, so that pixels can only be counted.
@@ -93,28 +100,32 @@ def changed_shares(
     is_core, is_edge, is_ring, is_quiet = core[used], (inside & ~core)[used], ring[used], quiet[used]
     if is_quiet.sum() < 2 * config.similar:
         return None
-    old, new = _states(cube, rows, cols, before, after, config)
+    start = before - config.before_days if since is None else max(since, before - config.before_days)
+    old, new = _states(cube, rows, cols, (start, before), after, config)
     if len(new) < 3:
         return None
     drift = new - old
-    with np.errstate(invalid="ignore"):
-        # A state whose interior is nowhere to be seen: the most changed pixels stand for it.
-        seen = bool(is_core.any())
-        if not seen:
-            size = np.nanmean(np.nanmean(drift**2, axis=0), axis=0)
-            order = np.flatnonzero(is_edge)[np.argsort(-size[is_edge], kind="stable")]
-            is_core = np.zeros(len(rows), bool)
-            is_core[order[: max(3, len(order) // 4)]] = True
+    seen = bool(is_core.any())
+    if not seen:
+        # A new state whose interior is nowhere to be seen: the most changed pixels stand for it.
+        moved = np.nan_to_num(_nanmedian((drift**2).sum(axis=1)))
+        order = np.flatnonzero(is_edge)[np.argsort(-moved[is_edge], kind="stable")]
+        is_core = np.zeros(len(rows), bool)
+        is_core[order[: max(3, len(order) // 4)]] = True
     targets = np.flatnonzero(is_edge | is_ring | is_quiet | is_core)
     common = _common(old, drift, place, np.flatnonzero(is_quiet), targets, config)
     fresh = _fresh(new, place, np.flatnonzero(is_core), targets, config, seen)
     y = drift[:, :, targets] - common
     x = fresh - old[:, :, targets] - common
     quiet_of = is_quiet[targets]
+    if not np.isfinite(y[:, :, quiet_of]).any(axis=(0, 2)).all():
+        return None
     weight = 1 / np.maximum(np.nanvar(y[:, :, quiet_of], axis=(0, 2)), 1e-12)
     share, size = _projected(x, y, fresh, weight, config.texture)
     # Unchanged pixels have the share 0 and interior ones 1: their scatter is the error of the method on this ground.
     none = share[quiet_of] * np.sqrt(size[quiet_of])
+    if not np.isfinite(none).any():
+        return None
     scatter = np.sqrt(np.nanmean(none**2))
     full = share[is_core[targets]] - 1
     spread = np.sqrt(np.nanmean(full**2)) if np.isfinite(full).sum() >= 3 else 0.1
@@ -155,7 +166,7 @@ def _reached(
 
 
 def _states(
-    cube: Cube, rows: NDArray[np.intp], cols: NDArray[np.intp], before: int, after: int, config: AreaConfig
+    cube: Cube, rows: NDArray[np.intp], cols: NDArray[np.intp], period: tuple[int, int], after: int, config: AreaConfig
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(t, band, n) old state expected on each new date, from old dates of the same season, and the values of that date."""
     days = cube.days.astype(np.int64)
@@ -163,7 +174,7 @@ def _states(
     clear = cube.observed[:, rows, cols] == Observed.CLEAR
     values = np.where(clear[:, None], values, np.nan)
     enough = clear.mean(axis=1) >= 0.5
-    first = np.flatnonzero(enough & (days <= before) & (days > before - config.before_days))
+    first = np.flatnonzero(enough & (days >= period[0]) & (days <= period[1]))
     second = np.flatnonzero(enough & (days >= after) & (days < after + config.after_days))
     apart = np.abs(np.mod(days[second], _YEAR)[:, None] - np.mod(days[first], _YEAR)[None, :])
     apart = np.minimum(apart, _YEAR - apart)
@@ -172,8 +183,7 @@ def _states(
         if (match.any(axis=1)).sum() >= 3:
             break
     kept = match.any(axis=1)
-    with np.errstate(all="ignore"):
-        old = [_nanmedian(values[first[m]]) for m in match[kept]]
+    old = [_nanmedian(values[first[m]]) for m in match[kept]]
     shape = (0, *values.shape[1:])
     return (np.stack(old) if old else np.empty(shape)), values[second[kept]]
 
@@ -196,8 +206,8 @@ def _common(
     config: AreaConfig,
 ) -> NDArray[np.float64]:
     """(t, band, target) what unchanged pixels nearby and alike before did between the old and the new dates."""
-    with np.errstate(all="ignore"):
-        look = np.nan_to_num(old - np.nanmean(old[:, :, quiet], axis=2, keepdims=True)).reshape(-1, old.shape[2])
+    usual = _nanmedian(np.moveaxis(old[:, :, quiet], 2, 0))
+    look = np.nan_to_num(old - usual[:, :, None]).reshape(-1, old.shape[2])
     tree = cKDTree(place[quiet])
     wanted = min(len(quiet), (2 * config.reach_pixels + 1) ** 2 // 2)
     _, candidates = tree.query(place[targets], k=wanted)
@@ -227,7 +237,7 @@ def _fresh(
     result = np.full((*new.shape[:2], len(targets)), np.nan)
     for position, target in enumerate(targets):
         chosen = core[candidates[position]]
-        far = np.abs(place[chosen] - place[target]).max(axis=1) > 1
+        far: NDArray[np.bool_] = np.abs(place[chosen] - place[target]).max(axis=1) > 1
         if seen and target in core:
             chosen = chosen[far] if far.any() else chosen[chosen != target]
         if len(chosen):
@@ -244,7 +254,7 @@ def _projected(
     badly are left out, twice.
     """
     heavy = weight[None, :, None]
-    kept = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
+    kept: NDArray[np.bool_] = np.asarray(np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1))
     x, y, m = (np.where(kept[:, None], v, 0.0) for v in (x, y, m))
     several = x.shape[1] > 1
     for _ in range(3):
@@ -265,5 +275,5 @@ def _projected(
             else:
                 size, share, other = xx, xy / xx, np.zeros_like(xx)
         miss = np.sqrt((heavy * (y - np.nan_to_num(share) * x - np.nan_to_num(other) * m) ** 2).sum(axis=1))
-        kept = kept & (miss <= 3 * _nanmedian(np.where(kept, miss, np.nan)))
+        kept &= miss <= 3 * _nanmedian(np.where(kept, miss, np.nan))
     return share, size

@@ -110,6 +110,14 @@ def group_pixels(breaks: BreakMap, config: EventConfig) -> tuple[tuple[PixelGrou
     return tuple(groups), left_over
 
 
+def group_mask(groups: Sequence[PixelGroup], grid: Grid) -> NDArray[np.bool_]:
+    """(y, x) the pixels of any group."""
+    mask = np.zeros(grid.shape, bool)
+    for group in groups:
+        mask[group.rows, group.cols] = True
+    return mask
+
+
 def _take(layer: NDArray[Any], group: PixelGroup) -> NDArray[Any]:
     return layer[group.layers, group.rows, group.cols]
 
@@ -159,6 +167,7 @@ def event_area(
     grid: Grid,
     cube: Cube,
     corner: tuple[int, int],
+    taken: NDArray[np.bool_],
     config: EventConfig,
 ) -> Quantity:
     """Area that changed, on the ellipsoid, with its standard uncertainty, m2.
@@ -167,7 +176,8 @@ def event_area(
     scenes adds a r sqrt(e / n), e = edge pixels, n = dates compared, r = registration_pixels. It differs from the area
     inside `polygon`, whose edge follows whole pixels. Where shares cannot be found that area is stated, with the parts
     mixed pixels a sqrt(e / 12), displacement of the whole edge a e b / sqrt(3) (b = boundary_pixels) and registration
-    a r sqrt(e). `corner`: (row, col) of the upper left pixel of `cube` on `grid`.
+    a r sqrt(e). `corner`: (row, col) of the upper left pixel of `cube` on `grid`; `taken`: (y, x) of
+    `grid`, pixels of any event.
     """
     area = ground_area(polygon, grid.crs)
     cell = area / len(group.rows)
@@ -176,9 +186,14 @@ def event_area(
     rows, cols = cube.grid.shape
     inside = np.zeros((rows, cols), bool)
     inside[group.rows - row, group.cols - col] = True
-    other = (breaks.break_date[:, row : row + rows, col : col + cols] != NODATE).any(axis=0) & ~inside
+    other = taken[row : row + rows, col : col + cols] & ~inside
     before, after, _ = event_interval(group, breaks, config)
-    shares = changed_shares(cube, inside, other, before=before, after=after, config=config.area)
+    earlier = group.layers > 0
+    since = None
+    if earlier.mean() > 1 - config.interval_share:
+        ended = breaks.first_clear_after[group.layers[earlier] - 1, group.rows[earlier], group.cols[earlier]]
+        since = int(np.quantile(ended, config.interval_share, method="lower"))
+    shares = changed_shares(cube, inside, other, before=before, after=after, since=since, config=config.area)
     if shares is None:
         parts = (math.sqrt(edge / 12), edge * config.boundary_pixels / math.sqrt(3), math.sqrt(edge) * config.registration_pixels)
         return Quantity(
@@ -287,13 +302,14 @@ def make_event(
     grid: Grid,
     cube: Cube,
     corner: tuple[int, int],
+    taken: NDArray[np.bool_],
     series: EventSeries,
     config: EventConfig,
 ) -> ChangeEvent:
     """The event of a group.
 
-    `grid` is the whole map's, `cube` covers the group and its surroundings from `corner` (row, col) on, `series` is that
-    of the group's pixels.
+    `grid` is the whole map's, `cube` covers the group and its surroundings from `corner` (row, col) on, `taken` marks
+    the pixels of all groups on `grid`, `series` is that of the group's pixels.
     """
     before, after, middle = event_interval(group, breaks, config)
     polygon = outline(group, grid)
@@ -306,7 +322,7 @@ def make_event(
         last_clear_before=day_of(before),
         first_clear_after=day_of(after),
         break_date=day_of(middle),
-        area=event_area(group, polygon, breaks, grid, cube, corner, config),
+        area=event_area(group, polygon, breaks, grid, cube, corner, taken, config),
         magnitude=float(np.median(_take(breaks.magnitude, group))),
         magnitude_of=breaks.magnitude_of,
         score=float(np.median(_take(breaks.score, group))),

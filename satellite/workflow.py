@@ -50,6 +50,7 @@ from satellite.events import (
     event_series,
     events_geojson,
     ground_area,
+    group_mask,
     group_pixels,
     make_event,
     moved,
@@ -184,10 +185,11 @@ def monitor(
     writer = _Writer(out, stack, config)
     writer.rasters(breaks)
     writer.scenes(tally, failed)
+    taken = group_mask(groups, stack.grid)
     events: list[ChangeEvent] = []
     for index, group in enumerate(groups, start=1):
         progress("satellite.stage_events", 0.6 + 0.35 * index / len(groups))
-        events.append(writer.event(f"S-{index:03d}", group, breaks, whole))
+        events.append(writer.event(f"S-{index:03d}", group, breaks, whole, taken))
     writer.vectors(events, target)
     writer.preview(events, tally)
     findings = [_event_finding(event, stack, config, target, writer.of_event(event.id), breaks) for event in events]
@@ -346,14 +348,16 @@ class _Writer:
         path = self._add("events.geojson", "events_geojson", "application/geo+json")
         _write_json(path, events_geojson(events, crs, synthetic=self._synthetic))
 
-    def event(self, identity: str, group: PixelGroup, breaks: BreakMap, whole: Cube | None) -> ChangeEvent:
+    def event(
+        self, identity: str, group: PixelGroup, breaks: BreakMap, whole: Cube | None, taken: NDArray[np.bool_]
+    ) -> ChangeEvent:
         """One event with its chips, its series and their picture."""
         window = _chip_window(group, self._stack.grid.shape)
         cube = _part(whole, window) if whole is not None else read_block(self._stack, window)
         corner = (int(window.row_off), int(window.col_off))
         rows, cols = group.rows - corner[0], group.cols - corner[1]
         series = event_series(cube, rows, cols)
-        event = make_event(identity, group, breaks, self._stack.grid, cube, corner, series, self._config.events)
+        event = make_event(identity, group, breaks, self._stack.grid, cube, corner, taken, series, self._config.events)
         self._chips(event, cube, rows, cols)
         self._series(event, series)
         return event

@@ -147,7 +147,7 @@ def test_area_is_on_the_ellipsoid_and_counts_pixels_where_shares_cannot_be_found
     cube = mixed_cube(share, seed=5600)
     polygon = outline(group, GRID)
     config = EventConfig()
-    area = event_area(group, polygon, breaks, GRID, cube, (0, 0), config)
+    area = event_area(group, polygon, breaks, GRID, cube, (0, 0), share > 0.3, config)
     # UTM shrinks lengths by 0.9996 on its central meridian.
     true = share.sum() * 100 / 0.9996**2
     assert abs(area.value / true - 1) < 0.02
@@ -155,7 +155,20 @@ def test_area_is_on_the_ellipsoid_and_counts_pixels_where_shares_cannot_be_found
     assert area.propagation == "satellite.area_propagation"
 
     early = Cube(values=cube.values[:60], observed=cube.observed[:60], days=cube.days[:60], bands=cube.bands, grid=GRID)
-    counted = event_area(group, polygon, breaks, GRID, early, (0, 0), config)
+    counted = event_area(group, polygon, breaks, GRID, early, (0, 0), share > 0.3, config)
     assert math.isclose(counted.value, ground_area(polygon, GRID.crs))
     assert counted.propagation == "satellite.area_propagation_counted"
     assert counted.standard_uncertainty is not None and counted.standard_uncertainty > 2 * area.standard_uncertainty
+
+
+def test_an_earlier_change_of_the_same_pixels_is_not_taken_for_the_old_state() -> None:
+    share = disc(5.3, (17.2, 18.6))
+    cube = mixed_cube(share, seed=5700)
+    values = cube.values.copy()
+    # Until day 380 the wider surroundings of the event looked otherwise, differently from pixel to pixel.
+    first = np.random.default_rng(5701).uniform(0.05, 0.4, (SIZE, SIZE)).astype(np.float32)
+    values[cube.days < 380] = np.where(np.isfinite(values[cube.days < 380]), first, np.nan)
+    twice = Cube(values=values, observed=cube.observed, days=cube.days, bands=cube.bands, grid=GRID)
+    none = np.zeros((SIZE, SIZE), bool)
+    result = changed_shares(twice, share > 0.3, none, before=BREAK - 8, after=BREAK + 4, since=380, config=AreaConfig())
+    assert result is not None and abs(result.total / share.sum() - 1) < 0.02
