@@ -81,16 +81,31 @@ def read_polygon(geometry: Mapping[str, Any], crs: CRS, target: CRS) -> shapely.
         raise FormatError(
             "drone.not_a_polygon", found=str(geometry.get("type") if isinstance(geometry, Mapping) else type(geometry).__name__)
         )
+    rings = geometry.get("coordinates")
+    if not isinstance(rings, (list, tuple)) or not rings or not all(_is_ring(ring) for ring in rings):
+        raise FormatError("drone.bad_polygon", reason="coordinates")
+    plain = {"type": "Polygon", "coordinates": [[[float(p[0]), float(p[1])] for p in ring] for ring in rings]}
     try:
-        moved = transform_geometry(geometry, crs, target)
-        polygon = shapely.geometry.shape(
-            {"type": "Polygon", "coordinates": [[p[:2] for p in ring] for ring in moved["coordinates"]]}
-        )
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, shapely.errors.ShapelyError) as error:
+        polygon = shapely.geometry.shape(transform_geometry(plain, crs, target))
+    except (ValueError, OverflowError, shapely.errors.ShapelyError) as error:
         raise FormatError("drone.bad_polygon", reason=str(error)) from error
     if not polygon.is_valid or polygon.area <= 0:
         raise FormatError("drone.bad_polygon", reason=shapely.is_valid_reason(polygon))
     return polygon
+
+
+def _is_ring(ring: Any) -> bool:
+    """At least four positions, each at least two finite numbers below what any reference system has."""
+    return (
+        isinstance(ring, (list, tuple))
+        and len(ring) >= 4
+        and all(
+            isinstance(p, (list, tuple))
+            and len(p) >= 2
+            and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e9 for v in p[:2])
+            for p in ring
+        )
+    )
 
 
 def grid_scale(crs: CRS, x: float, y: float, height: float) -> float:
