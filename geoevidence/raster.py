@@ -62,7 +62,7 @@ class Grid:
     def bounds(self) -> tuple[float, float, float, float]:
         """(xmin, ymin, xmax, ymax) in the CRS."""
         rows, cols = self.shape
-        corners = [self.transform * corner for corner in ((0, 0), (cols, 0), (0, rows), (cols, rows))]
+        corners = [self.transform @ corner for corner in ((0, 0), (cols, 0), (0, rows), (cols, rows))]
         xs, ys = [c[0] for c in corners], [c[1] for c in corners]
         return min(xs), min(ys), max(xs), max(ys)
 
