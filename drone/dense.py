@@ -219,7 +219,7 @@ def densify(
     partners = choose_neighbours(reconstruction, neighbours=config.neighbours, angle_deg=config.neighbour_angle_deg)
     if sum(1 for name in names if len(partners[name]) >= 2) == 0:
         raise ReconstructionError("drone.too_little_overlap", photos=len(names))
-    origin = np.round(np.mean([reconstruction.poses[name].C for name in names], axis=0))
+    origin = np.asarray(np.round(np.mean([reconstruction.poses[name].C for name in names], axis=0)), np.float64)
     photos = {photo.name: photo for photo in reconstruction.flight.photos}
     lenses = {key: undistortion(camera, multiple=config.downscale * 16) for key, camera in sorted(reconstruction.cameras.items())}
     with tempfile.TemporaryDirectory(prefix="geoevidence-dense-") as folder:

@@ -358,9 +358,9 @@ def _base(
         return np.array([base_height, 0.0, 0.0]), pull, 0.0
     if base == "lowest":
         candidates = np.where(known & (patch.share > 0.5), patch.z, np.inf)
-        spot = np.unravel_index(int(np.argmin(candidates)), candidates.shape)
-        pull[(0, *spot)] = 1.0
-        return np.array([float(candidates[spot]), 0.0, 0.0]), pull, 0.0
+        row, col = divmod(int(np.argmin(candidates)), candidates.shape[1])
+        pull[0, row, col] = 1.0
+        return np.array([float(candidates[row, col]), 0.0, 0.0]), pull, 0.0
     on_rim = (patch.rim > 0) & known
     covered = float(patch.rim[on_rim].sum() / patch.rim.sum())
     if covered < 0.5:

@@ -228,7 +228,8 @@ def measure_polygons(
     out = _empty(out)
     asked = _read_polygons(polygon)
     _base_of(base)
-    accuracy, picture, when, sources, synthetic = None, None, None, (), False
+    accuracy, picture, when, synthetic = None, None, None, False
+    sources: tuple[str, ...] = ()
     if survey_folder is not None:
         former = ProcessResult.read(Path(survey_folder))
         by_kind = {product.kind: Path(survey_folder) / product.path for product in former.products}
@@ -754,8 +755,8 @@ def _accuracy_statement(report: AccuracyReport) -> dict[str, Any]:
         east, north, up = report.position_sd
 
         # an sd is itself an error, and one flight does not tell its own
-        values = {"horizontal": f"{math.hypot(east, north):.2g} m", "vertical": f"{up:.2g} m"}
-        return {"message": Message(id="drone.finding_accuracy_untested", values=values), "quantity": None}
+        stated = {"horizontal": f"{math.hypot(east, north):.2g} m", "vertical": f"{up:.2g} m"}
+        return {"message": Message(id="drone.finding_accuracy_untested", values=stated), "quantity": None}
 
     def rmse(value: float) -> Quantity:
         # An RMSE of n independent normal residuals has a relative sd of 1 / sqrt(2 n).
