@@ -47,6 +47,7 @@ class Priors:
     """What is known beforehand, with one sigma each.
 
     gps, gps_sd: (P, 3) m, NaN where none; offset_sd: (3,) m. control, control_sd: (G, 3) m, the last G rows of X.
+    down: (P, 3) stated viewing directions, NaN where none; down_sd: (P,) rad per component.
     params, params_sd: (K, 8). free: (8, F), from free camera parameters to all: a zero row holds a parameter.
     """
 
@@ -55,6 +56,8 @@ class Priors:
     offset_sd: Array
     control: Array
     control_sd: Array
+    down: Array
+    down_sd: Array
     params: Array
     params_sd: Array
     free: Array
@@ -84,10 +87,12 @@ def residuals(block: Block) -> Array:
     return project_camera_points(block.params[block.camera], local_points(block)) - block.pixel
 
 
-def _prior_residuals(block: Block, priors: Priors) -> tuple[Array, Array, Array]:
+def _prior_residuals(block: Block, priors: Priors) -> tuple[Array, Array, Array, Array]:
+    """Of positions (P, 3), viewing directions (P, 2), control points (G, 3) and cameras (K, 8), in sigmas."""
     gps = np.nan_to_num((block.C + block.offset - priors.gps) / priors.gps_sd)
     control = (block.X[len(block.X) - len(priors.control) :] - priors.control) / priors.control_sd
-    return gps, control, (block.params - priors.params) / priors.params_sd
+    down = np.nan_to_num((block.R[:, 2, :2] - priors.down[:, :2]) / priors.down_sd[:, None])
+    return gps, down, control, (block.params - priors.params) / priors.params_sd
 
 
 def _cost(block: Block, priors: Priors, huber: float) -> float:
@@ -96,12 +101,11 @@ def _cost(block: Block, priors: Priors, huber: float) -> float:
         return math.inf
     r = np.linalg.norm((project_camera_points(block.params[block.camera], local) - block.pixel) / block.pixel_sd, axis=1)
     robust = np.where(r <= huber, r * r, 2 * huber * r - huber * huber).sum()
-    gps, control, camera = _prior_residuals(block, priors)
+    gps, down, control, camera = _prior_residuals(block, priors)
     held = ~priors.free.any(axis=1)
     camera[:, held] = 0
-    cost = float(
-        robust + (gps**2).sum() + (control**2).sum() + (camera**2).sum() + ((block.offset / priors.offset_sd) ** 2).sum()
-    )
+    known = (gps**2).sum() + (down**2).sum() + (control**2).sum() + (camera**2).sum()
+    cost = float(robust + known + ((block.offset / priors.offset_sd) ** 2).sum())
     return cost if math.isfinite(cost) else math.inf
 
 
@@ -242,6 +246,58 @@ def _back(start, order, cols, left, right, inverse, h, step):  # type: ignore[no
     return result
 
 
+@njit(cache=True)
+def _factor(matrix):  # type: ignore[no-untyped-def]
+    """Lower Cholesky factor; False where the matrix is not positive definite.
+
+    Our own, as LAPACK's last digits depend on how many threads it takes.
+    """
+    L = matrix.copy()
+    n = len(L)
+    for k in range(n):
+        if not L[k, k] > 0:
+            return L, False
+        root = math.sqrt(L[k, k])
+        L[k, k] = root
+        column = L[:, k].copy() / root
+        L[k + 1 :, k] = column[k + 1 :]
+        for i in range(k + 1, n):
+            for j in range(k + 1, i + 1):
+                L[i, j] -= column[i] * column[j]
+    return L, True
+
+
+@njit(cache=True)
+def _substituted(L, right):  # type: ignore[no-untyped-def]
+    """x (n, m) of L L' x = right."""
+    x = right.copy()
+    n = len(L)
+    for i in range(n):
+        for j in range(i):
+            x[i] -= L[i, j] * x[j]
+        x[i] /= L[i, i]
+    for i in range(n - 1, -1, -1):
+        for j in range(i + 1, n):
+            x[i] -= L[j, i] * x[j]
+        x[i] /= L[i, i]
+    return x
+
+
+def solved(matrix: Array, right: Array) -> Array:
+    """x (n, m) of matrix x = right (n, m), matrix (n, n) symmetric positive definite; NaN where it is not."""
+    # Scaled to a unit diagonal: angles and metres differ by orders of magnitude.
+    scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+    L, good = _factor(matrix * scale[:, None] * scale)
+    if not good:
+        return np.full(right.shape, np.nan)
+    return np.asarray(scale[:, None] * _substituted(L, right * scale[:, None]))
+
+
+def covariance_of(matrix: Array) -> Array:
+    """Inverse of a normal matrix (n, n)."""
+    return solved(matrix, np.eye(len(matrix)))
+
+
 def reduced(block: Block, priors: Priors, *, huber: float, damping: float = 0.0, jacobians: Any = None) -> Reduced:
     """The reduced normal equations at `block`; `damping` multiplies the diagonal (Marquardt)."""
     photos, cameras, points = len(block.C), len(block.params), len(block.X)
@@ -255,7 +311,7 @@ def reduced(block: Block, priors: Priors, *, huber: float, damping: float = 0.0,
     start = np.concatenate([[0], np.cumsum(np.bincount(block.point, minlength=points))])
     S, s, V, h = np.zeros((size, size)), np.zeros(size), np.zeros((points, 3, 3)), np.zeros((points, 3))
 
-    gps, control, camera = _prior_residuals(block, priors)
+    gps, down, control, camera = _prior_residuals(block, priors)
     base, offset = cameras * free, size - 3
     has = np.flatnonzero(np.isfinite(priors.gps[:, 0]))
     for axis in range(3):
@@ -268,6 +324,12 @@ def reduced(block: Block, priors: Priors, *, huber: float, damping: float = 0.0,
         S[last, last] += weight.sum() + 1 / priors.offset_sd[axis] ** 2
         s[at] += scaled
         s[last] += scaled.sum() + block.offset[axis] / priors.offset_sd[axis] ** 2
+    for i in np.flatnonzero(np.isfinite(priors.down[:, 0])):
+        # A turn w moves the viewing direction, the third row of R, by -w_y R[0] + w_x R[1].
+        turn = np.stack([block.R[i, 1, :2], -block.R[i, 0, :2]], axis=1) / priors.down_sd[i]
+        at = slice(base + 6 * i, base + 6 * i + 2)
+        S[at, at] += turn.T @ turn
+        s[at] += turn.T @ down[i]
     for k in range(cameras):
         at = slice(k * free, (k + 1) * free)
         S[at, at] += priors.free.T @ (priors.free / priors.params_sd[k][:, None] ** 2)
@@ -319,10 +381,7 @@ def adjust(block: Block, priors: Priors, *, huber: float, iterations: int, toler
         jacobians = _jacobians(block, priors.free, huber)
         while True:
             normal = reduced(block, priors, huber=huber, damping=damping, jacobians=jacobians)
-            try:
-                step = -np.linalg.solve(normal.S, normal.s)
-            except np.linalg.LinAlgError:
-                step = np.full(len(normal.s), np.nan)
+            step = -solved(normal.S, normal.s[:, None])[:, 0]
             new, trial = math.inf, block
             if np.isfinite(step).all():
                 pose = step[cameras * free : -3].reshape(-1, 6)
@@ -342,7 +401,7 @@ def adjust(block: Block, priors: Priors, *, huber: float, iterations: int, toler
             break
         block, cost = trial, new
         damping = max(damping / 10, 1e-12)
-        if float(step @ normal.S @ step) <= tolerance:
+        if float(np.einsum("i,ij,j", step, normal.S, step)) <= tolerance:
             break
     # Rounding lets R drift from a rotation by about 1e-16 a step.
     u, _, vt = np.linalg.svd(block.R)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from drone.adjustment import Block, Priors, adjust, local_points, point_sensitivity, reduced, residuals
+from drone.adjustment import Block, Priors, adjust, covariance_of, local_points, point_sensitivity, reduced, residuals
 from drone.camera import PARAMETERS, opencv_params, project_camera_points, rays, triangulate
 from drone.types import AccuracyReport, Camera, Flight, GroundPoint, PointResidual, Pose, Reconstruction
 from geoevidence.crs import transformer
@@ -41,7 +41,8 @@ class AdjustConfig:
         would bend their ratio.
     convergence_deg: below this spread of viewing directions (root mean square about their mean) the photos' own focal
         length is believed only if it agrees with what the camera states; otherwise that is held.
-    focal_agreement: they agree within this many sd of the stated one.
+    focal_agreement: they agree within this many sd of their difference.
+    tilt_sd_deg: sd of the mean viewing direction that the photos' attitudes state, degrees; it matters to single strips only.
     huber: residuals beyond this many sigmas count linearly (Huber 1964: 1.345 loses 5 % on normal errors).
     max_residual_px: tie-point observations farther off are dropped.
     min_angle_deg: tie points whose rays all meet at less are dropped; their depth is not known.
@@ -49,6 +50,7 @@ class AdjustConfig:
     gps_offset_floor: (E, N, U) m: sd of the offset that all positions of a flight share, at the least.
     gps_misfit: positions fit while the root mean square misfit is below this many of their sd, and below
     gps_misfit_share: this part of the spread of the cameras.
+    least_down: upward part of the mean viewing direction beyond which a fit is upside down (1).
     gps_inliers: at least this part of the positions must fit.
     iterations: Levenberg-Marquardt steps a round. rounds: adjust, then drop outliers and weigh anew.
     tolerance: chi-square of the last step of poses and cameras; 0.01 moves none by more than 0.1 of its sd.
@@ -61,6 +63,7 @@ class AdjustConfig:
     free: tuple[str, ...] = ("cx", "cy", "k1", "k2", "p1", "p2")
     convergence_deg: float = 10.0
     focal_agreement: float = 2.0
+    tilt_sd_deg: float = 3.0
     huber: float = 1.345
     max_residual_px: float = 4.0
     min_angle_deg: float = 1.5
@@ -68,6 +71,7 @@ class AdjustConfig:
     gps_offset_floor: tuple[float, float, float] = (0.02, 0.02, 0.03)
     gps_misfit: float = 3.0
     gps_misfit_share: float = 0.2
+    least_down: float = 0.3
     gps_inliers: float = 0.6
     iterations: int = 60
     rounds: int = 2
@@ -333,6 +337,9 @@ def _place_by_gps(task: _Task) -> tuple[tuple[float, Array, Array], NDArray[np.b
     else:
         fit, inliers = _robust_similarity(source, target, sd, config.seed)
     scale, rotation, shift = fit
+    # Cameras in one plane fit mirrored positions as well, upside down.
+    if float((model.R[:, 2] @ rotation.T).mean(axis=0)[2]) > config.least_down:
+        return None
     misfit = (scale * source @ rotation.T + shift - target)[inliers]
     rms = math.sqrt(float((misfit**2).sum(axis=1).mean()))
     limit = config.gps_misfit * math.sqrt(float((sd[inliers] ** 2).sum(axis=1).mean()))
@@ -382,7 +389,7 @@ def georeference(
         controls = []
     progress("drone.stage_adjust", 0.0)
     block, priors = _adjusted(task, *_started(task, start, placement, controls, held=False), len(controls))
-    considered, message = _considered_focal(task, block)
+    considered, message = _considered_focal(task, block, priors)
     if message is not None:
         progress("drone.stage_adjust", 0.5)
         gaps.append(message)
@@ -405,7 +412,7 @@ def _adjusted(task: _Task, block: Block, priors: Priors, controls: int) -> tuple
     return adjust(block, priors, huber=config.huber, iterations=config.iterations, tolerance=config.tolerance), priors
 
 
-def _considered_focal(task: _Task, block: Block) -> tuple[float | None, Message | None]:
+def _considered_focal(task: _Task, block: Block, priors: Priors) -> tuple[float | None, Message | None]:
     """(relative sd of the focal length beyond what the adjustment tells, message if it must be held), else (None, None).
 
     Photos looking the same way cannot tell the focal length from the flying height; small unmodelled errors,
@@ -419,9 +426,19 @@ def _considered_focal(task: _Task, block: Block) -> tuple[float | None, Message 
     sd = max(camera.focal_prior_sd or config.focal_sd for camera in cameras)
     if any(camera.focal_prior is None for camera in cameras):
         return sd, Message(id="drone.focal_unknown", values={"sd": f"{100 * sd:.0f} %"})
-    off = [abs(float(f) / (camera.focal_prior or math.inf) - 1) for f, camera in zip(block.params[:, 0], cameras, strict=True)]
-    if all(d <= config.focal_agreement * (c.focal_prior_sd or config.focal_sd) for d, c in zip(off, cameras, strict=True)):
-        return max(off), None
+    free = replace(priors, free=_free_parameters(False, config))
+    formal = np.sqrt(np.diag(covariance_of(reduced(block, free, huber=config.huber).S)))
+    off, agree = [], True
+    for k, camera in enumerate(cameras):
+        stated, stated_sd = camera.focal_prior or math.nan, camera.focal_prior_sd or config.focal_sd
+        shift = float(block.params[k, 0]) / stated - 1
+        # The adjustment weighed the stated value in; taken out again, this is what the photos alone say.
+        share = min((float(formal[k * free.free.shape[1]]) / stated / stated_sd) ** 2, 0.999)
+        alone, alone_sd = shift / (1 - share), stated_sd * math.sqrt(share / (1 - share))
+        off.append(abs(alone))
+        agree &= abs(alone) <= config.focal_agreement * math.hypot(stated_sd, alone_sd)
+    if agree:
+        return max(abs(float(p[0]) / (c.focal_prior or math.nan) - 1) for p, c in zip(block.params, cameras, strict=True)), None
     return sd, Message(id="drone.focal_held", values={"sd": f"{100 * sd:.0f} %", "off": f"{100 * max(off):.0f} %"})
 
 
@@ -505,12 +522,22 @@ def _started(
         # Holds the arbitrary frame: the centres where they are, to one median depth.
         gps, gps_sd = block.C, np.ones_like(block.C)
     positions = np.array([point.position for point, _ in controls]).reshape(-1, 3) - task.origin
+    stated = {photo.name: photo.attitude for photo in task.flight.photos}
+    down = np.full((len(block.C), 3), np.nan)
+    for index, name in enumerate(task.model.names):
+        attitude = stated[name]
+        if attitude is not None and placement.control != "none":
+            down[index] = attitude_rotation(attitude)[2]
+    # Gimbals err together: all photos count as one statement.
+    down_sd = np.full(len(down), math.radians(config.tilt_sd_deg) * math.sqrt(len(down)))
     return block, Priors(
         gps=gps,
         gps_sd=gps_sd,
         offset_sd=np.maximum(np.sqrt((gps_sd**2).mean(axis=0)), config.gps_offset_floor),
         control=positions,
         control_sd=np.array([point.sd for point, _ in controls]).reshape(-1, 3),
+        down=down,
+        down_sd=down_sd,
         params=np.array(prior),
         params_sd=np.array(prior_sd),
         free=_free_parameters(held, config),
@@ -555,15 +582,15 @@ def _uncertainty(
     normal = reduced(block, full, huber=task.config.huber)
     width = full.free.shape[1]
     focal = np.arange(cameras) * width
-    covariance = np.linalg.inv(normal.S)
+    covariance = covariance_of(normal.S)
     formal_sd = math.sqrt(float(covariance[focal, focal].max())) / float(block.params[:, 0].min())
     if considered is not None and considered > formal_sd:
         rest = np.setdiff1d(np.arange(len(normal.s)), focal)
-        inverse = np.linalg.inv(normal.S[np.ix_(rest, rest)])
-        follow = -inverse @ normal.S[np.ix_(rest, focal)]
+        inverse = covariance_of(normal.S[np.ix_(rest, rest)])
+        follow = -np.einsum("ij,jk->ik", inverse, normal.S[np.ix_(rest, focal)])
         variance = (block.params[:, 0] * considered) ** 2
         covariance = np.zeros_like(normal.S)
-        covariance[np.ix_(rest, rest)] = inverse + follow * variance @ follow.T
+        covariance[np.ix_(rest, rest)] = inverse + np.einsum("ik,k,jk->ij", follow, variance, follow)
         covariance[np.ix_(rest, focal)] = follow * variance
         covariance[np.ix_(focal, rest)] = (follow * variance).T
         covariance[focal, focal] = variance
@@ -573,8 +600,8 @@ def _uncertainty(
     sd = np.sqrt(np.einsum("ij,jk,ik->i", J, covariance, J).reshape(-1, 3).mean(axis=0))
     arm = block.X[sample] - block.X[sample].mean(axis=0)
     weight = np.where([True, True, False], arm, 0.0).ravel()
-    along = weight @ J / float((weight**2).sum())
-    scale_sd = math.sqrt(float(along @ covariance @ along))
+    along = np.einsum("i,ij->j", weight, J) / float((weight**2).sum())
+    scale_sd = math.sqrt(float(np.einsum("i,ij,j", along, covariance, along)))
     focal_sd = math.sqrt(float(covariance[focal, focal].max())) / float(block.params[:, 0].min())
     return (float(sd[0]), float(sd[1]), float(sd[2])), scale_sd, focal_sd
 

@@ -236,8 +236,9 @@ def _read_photo(path: Path, name: str, config: MetadataConfig) -> _Facts:
         raise FormatError("drone.photo_too_large", path=name, found=f"{width} x {height} px", limit=f"{config.max_pixels} px")
     try:
         with warnings.catch_warnings():
-            # The size is bounded above; Pillow's own, smaller bound only warns.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # The size is bounded above; Pillow's own, smaller bound only warns. Damaged EXIF is no position, no time ...,
+            # which the flight names.
+            warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=("JPEG", "MPO")) as image:
                 exif = image.getexif()
                 tags = dict(exif) | dict(exif.get_ifd(0x8769))
