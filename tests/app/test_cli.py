@@ -146,8 +146,8 @@ def test_the_demonstration_finds_the_true_changes(demonstration, sample_data):
         assert start <= date.fromisoformat(change["properties"]["date"]) <= end
         area = change["properties"]["area_m2"]
         assert abs(hit.quantity.value - area) <= 3 * hit.quantity.standard_uncertainty
-        # an error much smaller than a ring of quarter pixels, or larger than a ring of whole ones, would be wrong
-        assert 0.01 * area < hit.quantity.standard_uncertainty < 0.15 * area
+        # on simulated sites the mean error is 0.6 % (docs/methods/satellite_area.md); far less or far more would be wrong
+        assert 0.003 * area < hit.quantity.standard_uncertainty < 0.03 * area
 
 
 @pytest.mark.slow
@@ -202,8 +202,8 @@ def test_any_changed_file_of_a_demonstration_package_is_named(demonstration, tmp
 @pytest.mark.slow
 def test_real_sentinel_2_scenes_of_four_bands(run, shared, tmp_path):
     cube = shared / "data" / "satellite" / "s2_nrt_romania" / "sentinel2_cube_subset_romania_10m.nc"
-    refused = run("satellite", "monitor", cube, "--out", tmp_path / "no", code=1)
-    assert "--scale" in refused.stderr or "scale" in refused.stderr
+    refused = run("satellite", "monitor", cube, "--out", tmp_path / "no", code=64)
+    assert "--scale" in refused.stderr
     result = json.loads(run("satellite", "monitor", cube, "--scale", "0.0001", "--out", tmp_path / "out", "--json").stdout)
     assert not result["in_custody"] and not result["synthetic"]
     assert result["findings"] and all(f["quantity"]["standard_uncertainty"] for f in result["findings"] if f["quantity"])
