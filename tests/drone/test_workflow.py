@@ -11,19 +11,13 @@ import pytest
 import shapely.geometry
 
 from drone.dense import DenseConfig
+from drone.products import ResultFolder, accuracy_record, read_accuracy, read_surface, shaded_relief, write_cloud, write_rasters
 from drone.sfm import SfmConfig
 from drone.workflow import (
     SurveyConfig,
-    _write_cloud,
-    _write_rasters,
-    accuracy_record,
     measure_polygons,
-    read_accuracy,
-    read_surface,
-    shaded_relief,
     survey,
 )
-from drone.workflow import _Folder as ResultFolder
 from geoevidence.errors import ConfigError, CoverageError, FormatError, InputError
 from geoevidence.raster import open_strict, read_raster
 from geoevidence.trust import canonical
@@ -129,7 +123,7 @@ def test_the_cloud_is_a_fixed_las_file(tmp_path: Path) -> None:
 
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        _write_cloud(ResultFolder(tmp_path / name, synthetic=True), sample.cloud(9), sample.block(9).flight.crs)
+        write_cloud(ResultFolder(tmp_path / name, synthetic=True), sample.cloud(9), sample.block(9).flight.crs)
     assert (tmp_path / "a" / "cloud.laz").read_bytes() == (tmp_path / "b" / "cloud.laz").read_bytes()
     las = laspy.read(tmp_path / "a" / "cloud.laz")
     assert las.header.parse_crs().to_epsg() == 4547
@@ -140,7 +134,7 @@ def test_the_cloud_is_a_fixed_las_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_rasters_carry_grid_unit_and_mark(tmp_path: Path) -> None:
-    _write_rasters(ResultFolder(tmp_path, synthetic=True), sample.surface(9), sample.mosaic(9))
+    write_rasters(ResultFolder(tmp_path, synthetic=True), sample.surface(9), sample.mosaic(9))
     dsm = read_raster(tmp_path / "dsm.tif")
     assert dsm.grid.matches(sample.surface(9).raster.grid) and dsm.unit == "m"
     np.testing.assert_array_equal(dsm.data, sample.surface(9).raster.data)
@@ -230,7 +224,7 @@ def test_all_messages_exist() -> None:
 
     folder = Path(__file__).parents[2] / "drone"
     names = set()
-    for module in ("dense", "surface", "ortho", "mesh", "measure", "workflow"):
+    for module in ("dense", "surface", "ortho", "mesh", "measure", "products", "findings", "workflow"):
         names |= set(re.findall(r'"(drone\.(?!survey\b|measure\b)[a-z0-9_]+)"', (folder / f"{module}.py").read_text("utf-8")))
     names = {name for name in names if not name.endswith("_")}
     for kind in ("dsm", "dsm_uncertainty", "orthomosaic", "sources", "cloud", "mesh", "accuracy", "measurement_geojson"):
