@@ -42,6 +42,7 @@ class Rule(NamedTuple):
     phase_sd_days: float
     amplitude_sd: float
     level_sd: float
+    allowance: float
     fresh_blocks: int
     decisive: float
     fit: float
@@ -405,8 +406,8 @@ def _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, horizon,
     level = 0.0
     for k in range(1, P - 1):
         level += 0.5 * (mean_x[k] / size) ** 2
-    variance += (slope * slope + swing * swing + level * rule.level_sd**2) / years
-    return (other_sum / other_blocks - ref_mean) / np.sqrt(variance), other_blocks
+    forgiven = rule.allowance * np.sqrt((slope * slope + swing * swing + level * rule.level_sd**2) / years)
+    return (other_sum / other_blocks - ref_mean - forgiven) / np.sqrt(variance), other_blocks
 
 
 @njit(nogil=True, cache=True)
@@ -414,7 +415,7 @@ def _season_score(e, X, t, low, cut, high, bands, reference_first, beta, rule, m
     """How far the other side's season differs in height from the reference model's, in units of its uncertainty.
 
     The coefficient a of the residuals on the model's own seasonal curve f (all bands at once, block means): -1 is a season
-    that is gone. Its variance: the reference side's scatter along f, and `amplitude_sd` a year.
+    that is gone. Its variance: the reference side's scatter along f; `allowance` times `amplitude_sd` a year is forgiven.
     """
     first, last = (cut, high) if reference_first else (low, cut)
     if t[last - 1] - t[first] < 0.7 * 365.2425:
@@ -453,8 +454,7 @@ def _season_score(e, X, t, low, cut, high, bands, reference_first, beta, rule, m
     spread = _select(tmp, ref_blocks, int(0.8 * (ref_blocks - 1) + 0.5)) / 1.2816
     variance = max(spread * spread * ref_blocks / max(ref_blocks - 4.0, 1.0), 0.3) / square
     years = max(1.0, (t[last - 1] - t[first]) / 365.2425)
-    variance += rule.amplitude_sd**2 / years
-    return abs(product / square) / np.sqrt(variance)
+    return (abs(product / square) - rule.allowance * rule.amplitude_sd / np.sqrt(years)) / np.sqrt(variance)
 
 
 @njit(nogil=True, cache=True)
@@ -479,46 +479,79 @@ def _judge(e, X, t, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A
 
 
 @njit(nogil=True, cache=True)
-def _search(CA, Cb, Cy, low, high, bands, ridge, log_ridge, rule, A, b, L, z):
-    """Best cut of low..high-1 into two segments: (position, gain in -2 log evidence), or (-1, 0)."""
-    whole = _segment_cost(CA, Cb, Cy, low, high, bands, ridge, log_ridge, A, b, L, z)
-    log_det = 0.0
-    for k in range(P):
-        log_det += 2.0 * np.log(L[k * (k + 1) // 2 + k])
-    penalty = bands * (log_det - log_ridge)
-    # No cut can gain enough when the whole segment is explained: two parts leave about 0.6 of the noise at least and
-    # pay half as much again for their parameters. Saves the search on most stable pixels.
-    if whole - penalty < 0.6 * (high - low) * bands + 0.5 * penalty + rule.min_gain:
-        return -1, 0.0
+def change_gain(CA, Cb, cut, high, bands, L, z, u, G, h):
+    """Gain in -2 log evidence when level and yearly wave may change at `cut`; the rest stays as the whole segment has it.
+
+    L, z: factor of the whole segment and L^-1 b. The three extra columns of a band are the first three of X from the cut
+    on, with prior sd 6, 4, 4 in units of the noise; G is their matrix after the other parameters are integrated out.
+    """
+    for q in range(3):
+        for i in range(P):
+            ri = i * (i + 1) // 2
+            k = q * (q + 1) // 2 + i if i <= q else ri + q
+            s = CA[high, k] - CA[cut, k]
+            for j in range(i):
+                s -= L[ri + j] * u[q, j]
+            u[q, i] = s / L[ri + i]
+    penalty = 0.0
+    for q in range(3):
+        for r in range(q + 1):
+            k = q * (q + 1) // 2 + r
+            s = CA[high, k] - CA[cut, k]
+            for i in range(P):
+                s -= u[q, i] * u[r, i]
+            if q == r:
+                inverse = 1 / 6.0**2 if q == 0 else 1 / 4.0**2
+                s += inverse
+                penalty -= np.log(inverse)
+            for j in range(r):
+                s -= G[q, j] * G[r, j]
+            if q == r:
+                penalty += np.log(s)
+                G[q, q] = np.sqrt(s)
+            else:
+                G[q, r] = s / G[r, r]
+    gain = -bands * penalty
+    for c in range(bands):
+        for q in range(3):
+            s = Cb[high, q, c] - Cb[cut, q, c]
+            for i in range(P):
+                s -= u[q, i] * z[i, c]
+            for j in range(q):
+                s -= G[q, j] * h[j]
+            h[q] = s / G[q, q]
+            gain += h[q] * h[q]
+    return gain
+
+
+@njit(nogil=True, cache=True)
+def _search(CA, Cb, Cy, low, high, bands, ridge, log_ridge, rule, A, b, L, z, u, G, h):
+    """Best cut of low..high-1, or -1 where none gains `min_gain`."""
+    _segment_cost(CA, Cb, Cy, low, high, bands, ridge, log_ridge, A, b, L, z)
     first, last = low + rule.min_segment, high - rule.min_segment
-    step = max(1, (last - first) // 20)
-    best, position = np.inf, -1
+    step = max(1, (last - first) // 24)
+    best, position = -np.inf, -1
     cut = first
     while cut <= last:
-        cost = _segment_cost(CA, Cb, Cy, low, cut, bands, ridge, log_ridge, A, b, L, z)
-        cost += _segment_cost(CA, Cb, Cy, cut, high, bands, ridge, log_ridge, A, b, L, z)
-        if cost < best:
-            best, position = cost, cut
+        gain = change_gain(CA, Cb, cut, high, bands, L, z, u, G, h)
+        if gain > best:
+            best, position = gain, cut
         cut += step
-    # The cost falls towards the true cut from both sides: halve the step around the best one.
-    while step > 1:
-        step = (step + 1) // 2
-        centre = position
-        for cut in (centre - step, centre + step):
-            if cut < first or cut > last:
-                continue
-            cost = _segment_cost(CA, Cb, Cy, low, cut, bands, ridge, log_ridge, A, b, L, z)
-            cost += _segment_cost(CA, Cb, Cy, cut, high, bands, ridge, log_ridge, A, b, L, z)
-            if cost < best:
-                best, position = cost, cut
-    for cut in range(max(first, position - 2), min(last, position + 2) + 1):
+    centre = position
+    for cut in range(max(first, centre - step + 1), min(last, centre + step - 1) + 1):
+        gain = change_gain(CA, Cb, cut, high, bands, L, z, u, G, h)
+        if gain > best:
+            best, position = gain, cut
+    if best < rule.min_gain:
+        return -1
+    # Around it, two full models: they date a change of the whole seasonal shape better.
+    centre, best = position, np.inf
+    for cut in range(max(first, centre - 3), min(last, centre + 3) + 1):
         cost = _segment_cost(CA, Cb, Cy, low, cut, bands, ridge, log_ridge, A, b, L, z)
         cost += _segment_cost(CA, Cb, Cy, cut, high, bands, ridge, log_ridge, A, b, L, z)
         if cost < best:
             best, position = cost, cut
-    if whole - best < rule.min_gain:
-        return -1, 0.0
-    return position, whole - best
+    return position
 
 
 @njit(nogil=True, cache=True)
@@ -533,19 +566,17 @@ def _distance(e, X, i, bands, beta):
 
 
 @njit(nogil=True, cache=True)
-def _signed_change(e, X, low, cut, high, t, bands, reference_first, beta, S, centre, rule, shift):
-    """Mean of (index seen - index the reference model says) within a year of the cut, signed as after minus before.
+def _size(e, X, low, cut, high, t, bands, reference_first, beta, S, centre, rule, seen, said):
+    """(change of the index, size): what the other side shows against what the reference model says, in units of the cube.
 
-    `shift` receives the mean change of each band, in units of the cube.
+    Change: mean over the dates within a year of the cut, signed as after minus before. Size: root mean square over these
+    dates and all bands, with the mean square of the reference side taken off, so that a new season counts as a new level.
     """
-    total, count = 0.0, 0
-    for c in range(bands):
-        shift[c] = 0.0
-    seen, said = np.empty(bands), np.empty(bands)
-    first, last = (cut, high) if reference_first else (low, cut)
+    total, count, square, ref_square, ref_count = 0.0, 0, 0.0, 0.0, 0
     edge = t[cut] if reference_first else t[cut - 1]
-    for i in range(first, last):
-        if abs(t[i] - edge) > 366.0:
+    for i in range(low, high):
+        is_reference = (i < cut) == reference_first
+        if not is_reference and abs(t[i] - edge) > 366.0:
             continue
         for c in range(bands):
             p = 0.0
@@ -553,24 +584,28 @@ def _signed_change(e, X, low, cut, high, t, bands, reference_first, beta, S, cen
                 p += X[i, k] * beta[k, c]
             said[c] = p
         # Back from whitened to the cube's units: y = S e + centre, from the last row so that nothing is overwritten early.
+        away = 0.0
         for a in range(bands - 1, -1, -1):
             ys, yp = centre[a], centre[a]
             for c in range(a + 1):
                 ys += S[a, c] * e[i, c]
                 yp += S[a, c] * said[c]
             seen[a], said[a] = ys, yp
-            shift[a] += ys - yp
+            away += (ys - yp) ** 2
+        if is_reference:
+            ref_square += away
+            ref_count += 1
+            continue
+        square += away
+        count += 1
         if rule.index_a >= 0:
             ps, pp = seen[rule.index_a] + seen[rule.index_b], said[rule.index_a] + said[rule.index_b]
             if ps != 0.0 and pp != 0.0:
                 total += (seen[rule.index_a] - seen[rule.index_b]) / ps - (said[rule.index_a] - said[rule.index_b]) / pp
         else:
             total += seen[0] - said[0]
-        count += 1
-    sign = 1.0 if reference_first else -1.0
-    for c in range(bands):
-        shift[c] *= sign / max(count, 1)
-    return sign * total / max(count, 1)
+    size = np.sqrt(max(square / max(count, 1) - ref_square / max(ref_count, 1), 0.0) / bands)
+    return (total if reference_first else -total) / max(count, 1), size
 
 
 @njit(nogil=True, cache=True)
@@ -579,7 +614,7 @@ def _pixel(y, t, X, n, bands, rule, work, out_days, out_values):
 
     out_days: (k, 3) break date, last clear before, first clear after. out_values: (k, 2) signed change, score.
     """
-    r, w, sd, A, b, L, z, beta, tmp, keep, S, e, Xs, ts, CA, Cb, Cy, mu, mean_x, mean_f, ridge, centre, shift = work
+    r, w, sd, A, b, L, z, beta, tmp, keep, S, e, Xs, ts, CA, Cb, Cy, mu, mean_x, mean_f, ridge, centre, u, G, h = work
     for c in range(bands):
         for i in range(n):
             tmp[i] = y[i, c]
@@ -626,11 +661,11 @@ def _pixel(y, t, X, n, bands, rule, work, out_days, out_values):
                 position += 1
             for c in range(bands):
                 Cb[q + 1, k, c] = Cb[q, k, c] + x * e[q, c]
-    # Prior of a segment in units of the noise: level 15, yearly 8, faster harmonics 4, slope 3 a year.
+    # Prior of a segment in units of the noise: level 15, yearly 8, faster harmonics 4, slope 1 a year.
     ridge[0] = 1 / 15.0**2
     ridge[1] = ridge[2] = 1 / 8.0**2
     ridge[3] = ridge[4] = ridge[5] = ridge[6] = 1 / 4.0**2
-    ridge[7] = 1 / 3.0**2
+    ridge[7] = 1 / 1.0**2
     log_ridge = 0.0
     for k in range(P):
         log_ridge += np.log(ridge[k])
@@ -645,7 +680,7 @@ def _pixel(y, t, X, n, bands, rule, work, out_days, out_values):
         low, high = stack[waiting, 0], stack[waiting, 1]
         if high - low < 3 * rule.min_segment or ts[high - 1] - ts[low] < rule.reference_days:
             continue
-        cut, _ = _search(CA, Cb, Cy, low, high, bands, ridge, log_ridge, rule, A, b, L, z)
+        cut = _search(CA, Cb, Cy, low, high, bands, ridge, log_ridge, rule, A, b, L, z, u, G, h)
         if cut < 0:
             continue
         score, _ = _judge(
@@ -671,11 +706,8 @@ def _pixel(y, t, X, n, bands, rule, work, out_days, out_values):
         )
         if score < rule.min_score:
             continue
-        change = _signed_change(e, Xs, low, cut, high, ts, bands, first, beta, S, centre, rule, shift)
-        square = 0.0
-        for c in range(bands):
-            square += shift[c] * shift[c]
-        if np.sqrt(square / bands) < rule.min_shift:
+        change, size = _size(e, Xs, low, cut, high, ts, bands, first, beta, S, centre, rule, mu, mean_f)
+        if size < rule.min_shift:
             continue
         i, j = (cut, high) if first else (low, cut)
         _segment_cost(CA, Cb, Cy, i, j, bands, ridge, log_ridge, A, b, L, z)
@@ -757,7 +789,9 @@ def detect_rows(values, observed, days, X, rule, row_first, row_last, out_days, 
         np.empty(bands),
         np.empty(P),
         np.empty(bands),
-        np.empty(bands),
+        np.empty((3, P)),
+        np.empty((3, 3)),
+        np.empty(3),
     )
     keep = np.empty(times, np.int64)
     pixel_days, pixel_values = np.empty((MAX_BREAKS, 3)), np.empty((MAX_BREAKS, 2))

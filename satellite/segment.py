@@ -29,7 +29,7 @@ from satellite.types import NODATE, BreakMap, Cube, Observed, Status
 
 # Score above which a stable pixel of the simulated test sites shows a break this often a year (docs/methods/satellite.md).
 _RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
-_SCORES = (5.0, 6.5, 8.0, 9.5, 11.5, 14.0)
+_SCORES = (6.0, 8.5, 11.0, 13.0, 16.0, 20.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class BreakConfig:
     weak_share: a pixel is also taken at this share of the score when two neighbours changed with it (1 = never).
     link_days: intervals of neighbours at most this far apart belong to one change, d.
     min_gain: least gain in -2 log evidence (natural units); guards against season-shaped misfits.
-    min_shift: least mean change in the first year, root mean square over bands, reflectance; below it wet and dry years live.
+    min_shift: least change in the first year, root mean square over dates and bands, reflectance; below it live wet and dry years.
     min_index_shift: the same for a cube of one index.
     block_days: length of the means that count as one independent look, d; longer is stricter with slow anomalies.
     min_blocks: independent looks that the shorter state must have.
@@ -53,6 +53,7 @@ class BreakConfig:
     phase_sd_days: standard deviation of the season's yearly shift, d; larger forgives early and late seasons.
     amplitude_sd: standard deviation of the season's yearly relative height (1); larger forgives strong and weak seasons.
     level_sd: standard deviation of the yearly level, relative to the root mean square of the season (1); forgives wet and dry years.
+    allowance: how many of these standard deviations are forgiven (1).
     spike: distance in noise units, root mean square over bands, from both neighbours beyond which one date is left out.
     noise_floor: smallest noise assumed, in units of the cube.
     decisive: difference in squared distance (noise units) that makes one observation decide between old and new state.
@@ -68,9 +69,9 @@ class BreakConfig:
     reference_days: int = 330
     weak_share: float = 0.6
     link_days: int = 45
-    min_gain: float = 20.0
-    min_shift: float = 0.015
-    min_index_shift: float = 0.08
+    min_gain: float = 50.0
+    min_shift: float = 0.016
+    min_index_shift: float = 0.1
     block_days: int = 30
     min_blocks: int = 2
     fresh_days: int = 110
@@ -78,6 +79,7 @@ class BreakConfig:
     phase_sd_days: float = 10.0
     amplitude_sd: float = 0.1
     level_sd: float = 0.15
+    allowance: float = 3.0
     spike: float = 4.0
     noise_floor: float = 0.001
     decisive: float = 6.0
@@ -103,6 +105,7 @@ class BreakConfig:
             "phase_sd_days": (0, 60),
             "amplitude_sd": (0, 1),
             "level_sd": (0, 10),
+            "allowance": (0, 100),
             "fresh_blocks": (1, 100),
             "spike": (1, 1e6),
             "noise_floor": (1e-9, 1e6),
@@ -145,6 +148,7 @@ def _rule(config: BreakConfig, bands: tuple[str, ...]) -> tuple[Rule, str]:
         phase_sd_days=config.phase_sd_days,
         amplitude_sd=config.amplitude_sd,
         level_sd=config.level_sd,
+        allowance=config.allowance,
         fresh_blocks=config.fresh_blocks,
         decisive=config.decisive,
         fit=config.fit,
