@@ -87,7 +87,7 @@ def _with_parameters(block: Reconstruction, parameters: Mapping[str, Any]) -> Re
 def _free_model(flight: Flight, config: SfmConfig, workdir: Path, progress: Progress) -> tuple[FreeModel, dict[str, Message]]:
     import pycolmap
 
-    pycolmap.logging.minloglevel = 2  # its warnings are counted and named below instead
+    pycolmap.logging.minloglevel = 3  # what it complains of is counted and named below instead
     database, sparse, stamp = workdir / "features.db", workdir / "sparse", workdir / "sfm.json"
     key = _key(flight, config, pycolmap.__version__)
     if not (stamp.is_file() and stamp.read_text("utf-8") == key):
@@ -278,10 +278,12 @@ def _model_of(model: Any, flight: Flight) -> FreeModel:
 
 
 def _matched_pairs(database: Path) -> int:
+    """Pairs with verified matches."""
     import pycolmap
 
     with pycolmap.Database.open(database) as db:
-        return int(db.num_verified_image_pairs())
+        _, counts = db.read_two_view_geometry_num_inliers()
+    return sum(count > 0 for count in counts)
 
 
 def _left_out(flight: Flight, models: list[Any], database: Path) -> dict[str, Message]:
