@@ -436,7 +436,11 @@ def _draw(
         strongest = np.zeros((bottom - top, cols), np.float32)
 
         def render(
-            v: int, lo: int = lo, top: int = top, bottom: int = bottom, part: NDArray[np.uint16] = part,
+            v: int,
+            lo: int = lo,
+            top: int = top,
+            bottom: int = bottom,
+            part: NDArray[np.uint16] = part,
             decoded: Mapping[int, NDArray[np.uint8]] = decoded,
         ) -> tuple[int, int, NDArray[np.float32], NDArray[np.float32]]:
             mask = (part == v).astype(np.float32)

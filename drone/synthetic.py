@@ -1171,7 +1171,7 @@ class _Caster:
         ray = self._local(position) - eye
         site = self.site
         top = float(self.tops.max()) + 0.01
-        t = _hit(site.heights, self.tops, self.block, *site.corner, site.config.detail, *eye, *ray, top)
+        t = _hit(site.heights, self.tops, self.block, *site.corner, site.config.detail, *eye, *ray, top)  # type: ignore[call-arg]
         # Within 10 cm of the target along the ray: a grazing lump of soil does not hide it.
         return (float(col), float(row)) if (1 - t) * float(np.linalg.norm(ray)) < 0.10 else None
 

@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.dates import AutoDateLocator, DateFormatter
+from matplotlib.dates import AutoDateLocator, DateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import PathPatch, Rectangle
@@ -319,7 +319,7 @@ def _north_arrow(axes: Axes, north: tuple[float, float], pixel_ratio: float, lan
     right, up = d_col / length, -d_row / length
     tail, head = (-11 * right, -11 * up), (11 * right, 11 * up)
     anchor = (0.94, 0.87)
-    common = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    common: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
     for width, colour in ((4.5, "white"), (1.8, "black")):
         axes.annotate(
             "",
@@ -343,6 +343,11 @@ def _offset(axes: Axes, anchor: tuple[float, float], points: tuple[float, float]
 
 Series = tuple[Sequence[date], Sequence[float], Sequence[bool]]
 """Dates, values, and which observations are clear."""
+
+
+def _axis_day(day: date) -> float:
+    """A date as the number that matplotlib puts on its axis."""
+    return float(date2num(day))  # type: ignore[no-untyped-call]
 
 
 def series_plot(
@@ -380,14 +385,15 @@ def series_plot(
         axes = figure.add_axes((0.085, 0.13, 0.895, 0.66))
         if interval is not None:
             label = render("core.figure_interval", {"start": interval[0].isoformat(), "end": interval[1].isoformat()}, lang)
-            axes.axvspan(interval[0], interval[1], color="#f2b705", alpha=0.35, linewidth=0, label=label)
+            axes.axvspan(_axis_day(interval[0]), _axis_day(interval[1]), color="#f2b705", alpha=0.35, linewidth=0, label=label)
             for day in interval:
-                axes.axvline(day, color="#b98900", linewidth=0.9)
+                axes.axvline(_axis_day(day), color="#b98900", linewidth=0.9)
         if break_date is not None:
             label = render("core.figure_break_date", {"date": break_date.isoformat()}, lang)
-            axes.axvline(break_date, color=_MARK, linewidth=1.1, linestyle=":", label=label)
+            axes.axvline(_axis_day(break_date), color=_MARK, linewidth=1.1, linestyle=":", label=label)
         seen: list[float] = []
         unclear_named = False
+        mark: str | None
         for index, (name, (dates, values, clear)) in enumerate(series.items()):
             days = np.asarray(dates, "datetime64[D]")
             numbers = np.asarray(values, np.float64)
@@ -395,9 +401,9 @@ def series_plot(
             poor = ~np.asarray(clear, bool) & np.isfinite(numbers)
             colour = colours[index % len(colours)]
             if poor.any():
-                label = None if unclear_named else render("core.figure_not_clear", {}, lang)
+                mark = None if unclear_named else render("core.figure_not_clear", {}, lang)
                 unclear_named = True
-                axes.plot(days[poor], numbers[poor], "x", color="#9a9a9a", markersize=3.2, alpha=0.7, label=label)
+                axes.plot(days[poor], numbers[poor], "x", color="#9a9a9a", markersize=3.2, alpha=0.7, label=mark)
             axes.plot(days[good], numbers[good], "o", color=colour, markersize=3.4, label=name)
             seen += numbers[good].tolist()
         if model is not None:
@@ -414,9 +420,9 @@ def series_plot(
             low, high = min(seen), max(seen)
             margin = 0.08 * (high - low) or 0.1
             axes.set_ylim(low - margin, high + margin)
-        locator = AutoDateLocator(minticks=4, maxticks=10)
+        locator = AutoDateLocator(minticks=4, maxticks=10)  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(DateFormatter("%Y-%m"))
+        axes.xaxis.set_major_formatter(DateFormatter("%Y-%m"))  # type: ignore[no-untyped-call]
         axes.grid(True, color="#e3e3e3", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.set_ylabel(y_label, fontproperties=_text_font(9))

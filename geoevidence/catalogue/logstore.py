@@ -124,8 +124,7 @@ class SqliteLogStore:
         with self._connected(immediate=False) as connection:
             return {
                 model.__tablename__: tuple(
-                    tuple(row)
-                    for row in connection.execute(select(model.__table__).order_by(*model.__mapper__.primary_key))
+                    tuple(row) for row in connection.execute(select(model.__table__).order_by(*model.__mapper__.primary_key))
                 )
                 for model in READ_MODELS
             }
