@@ -346,7 +346,8 @@ def reduced(block: Block, priors: Priors, *, huber: float, damping: float = 0.0,
 
 def point_steps(normal: Reduced, step: Array) -> Array:
     """(N, 3) steps of the points that go with `step` of the other unknowns, m."""
-    return np.asarray(_back(*normal.parts, normal.inverse, normal.h, step))
+    start, order, cols, left, right = normal.parts
+    return np.asarray(_back(start, order, cols, left, right, normal.inverse, normal.h, step))
 
 
 def point_sensitivity(normal: Reduced, rows: Ints) -> Array:

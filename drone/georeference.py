@@ -514,8 +514,8 @@ def _started(
         radial, tangential = config.distortion_sd
         prior.append([focal, focal, width / 2, height / 2, 0, 0, 0, 0])
         prior_sd.append([focal_sd * math.sqrt(2)] * 2 + [centre_sd] * 2 + [radial] * 2 + [tangential] * 2)
-    focal = np.array(prior)[:, 0] if held else block.params[:, :2].mean(axis=1)
-    block = replace(block, params=np.column_stack([focal, focal, block.params[:, 2:]]))
+    start = np.array(prior)[:, 0] if held else block.params[:, :2].mean(axis=1)
+    block = replace(block, params=np.column_stack([start, start, block.params[:, 2:]]))
     gps = np.where(placement.fitting[:, None], task.gps, np.nan)
     gps_sd = task.gps_sd
     if placement.control == "none":
@@ -630,18 +630,17 @@ def _reported(
         if place is not None:
             residual = place + task.origin - point.position
             seen = sum(name in task.names for name in point.observations)
-            ground.append(
-                PointResidual(name=point.name, role=point.role, residual=tuple(float(r) for r in residual), photos=seen)
-            )
+            e, n, u = (float(r) for r in residual)
+            ground.append(PointResidual(name=point.name, role=point.role, residual=(e, n, u), photos=seen))
     check = np.array([point.residual for point in ground if point.role == "check"]).reshape(-1, 3)
     misfit = (block.C - task.gps)[np.isfinite(priors.gps[:, 0])] if metric else np.zeros((0, 3))
-    position_sd, scale_sd, focal_sd = (math.inf,) * 3, math.inf, math.inf
+    position_sd, scale_sd, focal_sd = (math.inf, math.inf, math.inf), math.inf, math.inf
     if metric:
         position_sd, scale_sd, focal_sd = _uncertainty(task, block, priors, considered)
     if len(check) >= 3:
         # What was measured counts more than what was propagated, where it is worse.
-        seen_sd = np.sqrt((check**2).mean(axis=0))
-        position_sd = tuple(float(max(a, b)) for a, b in zip(position_sd, seen_sd, strict=True))
+        e, n, u = (float(max(a, b)) for a, b in zip(position_sd, np.sqrt((check**2).mean(axis=0)), strict=True))
+        position_sd = (e, n, u)
     depth = local_points(block)[is_tie, 2]
     order = np.argsort(block.point[is_tie], kind="stable")
     counts = np.bincount(block.point[is_tie], minlength=ties)

@@ -156,9 +156,10 @@ def read_flight(
         raise CrsError("drone.crs_not_projected", found=crs.name)
 
     points: list[GroundPoint] = []
-    for path, role in ((gcp, "control"), (checks, "check")):
-        if path is not None:
-            points += _read_points(Path(path), role, photos, rejected, crs, config)
+    if gcp is not None:
+        points += _read_points(Path(gcp), "control", photos, rejected, crs, config)
+    if checks is not None:
+        points += _read_points(Path(checks), "check", photos, rejected, crs, config)
     names = [point.name for point in points]
     for name in names:
         if names.count(name) > 1:

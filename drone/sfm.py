@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -123,23 +124,27 @@ def _key(flight: Flight, config: SfmConfig, version: str) -> str:
     )
 
 
-def _relative(photo: Photo, folder: Path) -> str:
-    return photo.path.resolve().relative_to(folder).as_posix()
-
-
-def _common_folder(photos: tuple[Photo, ...]) -> Path:
-    folders = [photo.path.resolve().parent for photo in photos]
-    common = folders[0]
-    while not all(folder.is_relative_to(common) for folder in folders):
-        common = common.parent
-    return common
+def _linked(flight: Flight, folder: Path) -> list[str]:
+    """Names in `folder` that stand for the photos, in their order. pycolmap's lists of pairs cannot hold names with blanks."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    names = []
+    for index, photo in enumerate(flight.photos):
+        name = f"{index:06d}.jpg"
+        try:
+            os.symlink(photo.path.resolve(), folder / name)
+        except OSError:  # Windows asks for a privilege
+            shutil.copyfile(photo.path, folder / name)
+        names.append(name)
+    return names
 
 
 def _match(flight: Flight, config: SfmConfig, database: Path, progress: Progress) -> None:
     """Features and verified matches into `database`."""
     import pycolmap
 
-    folder = _common_folder(flight.photos)
+    folder = database.with_name("photos")
+    linked = _linked(flight, folder)
     pycolmap.Database.open(database).close()
     progress("drone.stage_features", 0.0)
     extraction = pycolmap.FeatureExtractionOptions()
@@ -151,18 +156,17 @@ def _match(flight: Flight, config: SfmConfig, database: Path, progress: Progress
     for key in sorted(flight.cameras):
         # Cameras one by one, photos in order of name: ids, and with them all later choices, are then fixed.
         camera = flight.cameras[key]
-        names = [_relative(photo, folder) for photo in flight.photos if photo.camera_id == key]
+        names = [name for name, photo in zip(linked, flight.photos, strict=True) if photo.camera_id == key]
         if not names:
             continue
         reader = pycolmap.ImageReaderOptions()
         reader.camera_model = camera.model
         reader.camera_params = ",".join(repr(value) for value in camera.params)
         pycolmap.import_images(database, folder, pycolmap.CameraMode.SINGLE, names, reader)
-    names = [_relative(photo, folder) for photo in flight.photos]
-    for done in range(0, len(names), 8):
-        progress("drone.stage_features", done / len(names))
+    for done in range(0, len(linked), 8):
+        progress("drone.stage_features", done / len(linked))
         pycolmap.extract_features(
-            database, folder, names[done : done + 8], extraction_options=extraction, device=pycolmap.Device.cpu
+            database, folder, linked[done : done + 8], extraction_options=extraction, device=pycolmap.Device.cpu
         )
     progress("drone.stage_matches", 0.0)
     matching = pycolmap.FeatureMatchingOptions()
@@ -174,7 +178,7 @@ def _match(flight: Flight, config: SfmConfig, database: Path, progress: Progress
     verification.ransac.random_seed = config.seed
     pairing = pycolmap.ImportedPairingOptions()
     pairing.match_list_path = database.with_name("features.db.pairs")
-    lines = [f"{names[i]} {names[j]}\n" for i, j in pairs_to_match(flight, config)]
+    lines = [f"{linked[i]} {linked[j]}\n" for i, j in pairs_to_match(flight, config)]
     pairing.match_list_path.write_text("".join(lines), "utf-8")
     pycolmap.match_image_pairs(database, matching, pairing, verification, pycolmap.Device.cpu)
     progress("drone.stage_matches", 1.0)
@@ -219,7 +223,7 @@ def _map(flight: Flight, config: SfmConfig, database: Path, sparse: Path, progre
         progress("drone.stage_mapping", min(done[0] / len(flight.photos), 1.0))
 
     progress("drone.stage_mapping", 0.0)
-    pycolmap.incremental_mapping(database, _common_folder(flight.photos), sparse, options, next_image_callback=photo_added)
+    pycolmap.incremental_mapping(database, database.with_name("photos"), sparse, options, next_image_callback=photo_added)
 
 
 def _focal_is_held(flight: Flight, config: SfmConfig) -> bool:
@@ -232,11 +236,13 @@ def _focal_is_held(flight: Flight, config: SfmConfig) -> bool:
     return convergence_deg(turns) < config.adjust.convergence_deg
 
 
+def _photo_of(image: Any, flight: Flight) -> Photo:
+    return flight.photos[int(Path(image.name).stem)]
+
+
 def _model_of(model: Any, flight: Flight) -> FreeModel:
     """pycolmap's reconstruction as arrays."""
-    folder = _common_folder(flight.photos)
-    by_relative = {_relative(photo, folder): photo for photo in flight.photos}
-    images = {by_relative[image.name].name: image for image in model.images.values() if image.has_pose}
+    images = {_photo_of(image, flight).name: image for image in model.images.values() if image.has_pose}
     names = tuple(sorted(images))
     poses = [images[name].cam_from_world() for name in names]
     rotations = np.array([pose.rotation.matrix() for pose in poses])
@@ -290,30 +296,28 @@ def _left_out(flight: Flight, models: list[Any], database: Path) -> dict[str, Me
     """Photo name -> why it is not in the largest block `models[0]`."""
     import pycolmap
 
-    folder = _common_folder(flight.photos)
-    kept = {image.name for image in models[0].images.values() if image.has_pose}
+    kept = {_photo_of(image, flight).name for image in models[0].images.values() if image.has_pose}
     elsewhere: dict[str, int] = {}
     for model in models[1:]:
         for image in model.images.values():
             if image.has_pose:
-                elsewhere.setdefault(image.name, model.num_reg_images())
+                elsewhere.setdefault(_photo_of(image, flight).name, model.num_reg_images())
     reasons: dict[str, Message] = {}
     with pycolmap.Database.open(database) as db:
-        ids = {image.name: image.image_id for image in db.read_all_images()}
+        ids = {_photo_of(image, flight).name: image.image_id for image in db.read_all_images()}
         best: dict[int, int] = {}
         pairs, counts = db.read_two_view_geometry_num_inliers()
         for pair, count in zip(pairs, counts, strict=True):
             for identity in pycolmap.pair_id_to_image_pair(pair) if not isinstance(pair, tuple) else pair:
                 best[identity] = max(best.get(identity, 0), count)
         for photo in flight.photos:
-            relative = _relative(photo, folder)
-            if relative in kept:
+            if photo.name in kept:
                 continue
-            features = db.num_keypoints_for_image(ids[relative]) if relative in ids else 0
-            matches = best.get(ids.get(relative, -1), 0)
+            features = db.num_keypoints_for_image(ids[photo.name]) if photo.name in ids else 0
+            matches = best.get(ids.get(photo.name, -1), 0)
             values: dict[str, Any] = {"photo": photo.name}
-            if relative in elsewhere:
-                reasons[photo.name] = Message(id="drone.left_out_other_block", values=values | {"photos": elsewhere[relative]})
+            if photo.name in elsewhere:
+                reasons[photo.name] = Message(id="drone.left_out_other_block", values=values | {"photos": elsewhere[photo.name]})
             elif features < _FEW_FEATURES:
                 reasons[photo.name] = Message(id="drone.left_out_few_features", values=values | {"features": features})
             elif matches == 0:
