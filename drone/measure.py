@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 import shapely
+import shapely.affinity
 import shapely.geometry
 from numpy.typing import NDArray
 from pyproj import CRS, Proj
@@ -290,41 +291,38 @@ def measure_volume(
     """
     if (base == "horizontal") != (base_height is not None):
         raise ValueError("base_height goes with base='horizontal'")
-    patch = _cut_out(surface, polygon)
     crs = surface.raster.grid.crs
+    scale = grid_scale(crs, polygon.centroid.x, polygon.centroid.y, _ground_height(surface, surface.height_kind))
+    patch = _cut_out(surface, polygon)
     known = np.isfinite(patch.z)
-    asked = float(patch.share.sum())
-    uncovered = 1 - float(patch.share[known].sum()) / asked
+    uncovered = 1 - float(patch.share[known].sum()) / float(patch.share.sum())
     if uncovered > config.uncovered_limit:
         raise CoverageError(
             "drone.polygon_uncovered", uncovered=f"{100 * uncovered:.1f}", limit=f"{100 * config.uncovered_limit:g}"
         )
-    scale = grid_scale(crs, *patch.middle, _ground_height(surface, surface.height_kind))
-    unit = patch.cell_area / scale**2
-    inside = np.where(known, patch.share, 0.0) * unit
-    z = np.where(known, patch.z, 0.0)
-    plane, pull, rim_sd = _base(patch, known, base, base_height)
-    level = plane[0] + plane[1] * patch.x + plane[2] * patch.y
-    above = np.where(known, z - level, 0.0)
-    parts = {"volume_fill": above > 0, "volume_cut": above < 0, "volume_net": known}
-    signs = {"volume_fill": 1.0, "volume_cut": -1.0, "volume_net": 1.0}
+    above, pull, rim_sd = _above(patch, known, base, base_height)
+    inside = np.where(known, patch.share, 0.0) * patch.cell_area / scale**2
     limits = [Message(id=f"drone.limit_base_{base}"), Message(id="drone.limit_surface_not_ground")]
     if uncovered > 0:
         limits.append(Message(id="drone.limit_uncovered", values={"share": f"{100 * uncovered:.1f}"}))
+    if shift_sd > 0:
+        limits.append(Message(id="drone.limit_polygon_elsewhere"))
     if accuracy is None or patch.sd is None:
         limits.append(Message(id="drone.limit_no_accuracy"))
     elif accuracy.control == "gps":
         limits.append(Message(id="drone.limit_gps_only"))
+    moved = _moved_volumes(surface, polygon, base, base_height, shift_sd, scale) if accuracy is not None and shift_sd > 0 else []
     results = []
-    for kind, part in parts.items():
-        weight = inside * part * signs[kind]
+    for kind in _KINDS:
+        weight = inside * _part(kind, above)
         value = float(np.sum(weight * above))
         uncertainty = None
         if accuracy is not None and patch.sd is not None:
-            terms = _terms(patch, known, weight, above, pull, rim_sd, value, uncovered, base, accuracy, polygon, scale, config)
-            terms += _edge(
-                patch, known, above * part * signs[kind], polygon, scale, vertex_sd or config.vertex_gsd * accuracy.gsd, shift_sd
-            )
+            terms = _terms(patch, known, weight, above, pull, rim_sd, value, uncovered, base, accuracy, polygon, config)
+            vertex = config.vertex_gsd * accuracy.gsd if vertex_sd is None else vertex_sd
+            terms.append(_edge(patch, above * _part(kind, above), polygon, vertex) / scale**2)
+            # East and north, there and back: half of the sum of squares is the variance of a shift by shift_sd on both axes.
+            terms += [(other[kind] - value) / math.sqrt(2) for other in moved]
             if kind != "volume_net":
                 terms.append(_rectified(patch, known, inside, above))
             uncertainty = math.sqrt(sum(term**2 for term in terms))
@@ -343,6 +341,46 @@ def measure_volume(
         )
     fill, cut, net = results
     return fill, cut, net
+
+
+_KINDS = ("volume_fill", "volume_cut", "volume_net")
+
+
+def _part(kind: str, above: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What a height above the base counts for: 1 or 0 for fill, -1 or 0 for cut, 1 for net."""
+    if kind == "volume_fill":
+        return (above > 0).astype(np.float64)
+    return -(above < 0).astype(np.float64) if kind == "volume_cut" else np.ones_like(above)
+
+
+def _above(
+    patch: _Patch, known: NDArray[np.bool_], base: Base, base_height: float | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Height of each cell above the base (m, 0 where unknown); how the base hangs on the cells, roughness of the rim (`_base`)."""
+    plane, pull, rim_sd = _base(patch, known, base, base_height)
+    level = plane[0] + plane[1] * patch.x + plane[2] * patch.y
+    return np.where(known, np.where(known, patch.z, 0.0) - level, 0.0), pull, rim_sd
+
+
+def _moved_volumes(
+    surface: SurfaceModel, polygon: shapely.Polygon, base: Base, base_height: float | None, shift: float, scale: float
+) -> list[dict[str, float]]:
+    """The volumes with the polygon moved by `shift` (m) west, east, south and north; places without heights count nothing.
+
+    Evaluated, not linearised: a polygon drawn close around a pit loses its slope when it is moved.
+    """
+    found = []
+    for dx, dy in ((-shift, 0.0), (shift, 0.0), (0.0, -shift), (0.0, shift)):
+        patch = _cut_out(surface, shapely.affinity.translate(polygon, dx, dy))
+        known = np.isfinite(patch.z)
+        try:
+            above, _, _ = _above(patch, known, base, base_height)
+        except CoverageError:  # moved off the survey: nothing is known there, so all of the volume is in doubt
+            found.append(dict.fromkeys(_KINDS, 0.0))
+            continue
+        inside = np.where(known, patch.share, 0.0) * patch.cell_area / scale**2
+        found.append({kind: float(np.sum(inside * _part(kind, above) * above)) for kind in _KINDS})
+    return found
 
 
 def _base(
@@ -392,7 +430,6 @@ def _terms(
     base: Base,
     accuracy: AccuracyReport,
     polygon: shapely.Polygon,
-    scale: float,
     config: MeasureConfig,
 ) -> list[float]:
     """Standard uncertainties (m3) of one volume from heights, base, scale and missing cells."""
@@ -438,20 +475,12 @@ def _spread_of(c: NDArray[np.float64], range_cells: float) -> float:
     return math.sqrt(max(float(np.sum(c * smooth)), 0.0))
 
 
-def _edge(
-    patch: _Patch,
-    known: NDArray[np.bool_],
-    above: NDArray[np.float64],
-    polygon: shapely.Polygon,
-    scale: float,
-    vertex_sd: float,
-    shift_sd: float,
-) -> list[float]:
-    """Standard uncertainties (m3) from moved vertices (independent) and from a shift of the whole polygon.
+def _edge(patch: _Patch, above: NDArray[np.float64], polygon: shapely.Polygon, vertex_sd: float) -> float:
+    """Standard uncertainty (m3 in the grid) from vertices that are each off by `vertex_sd` (m) per axis, independently.
 
     Moving an edge outward by n adds the height above base along it: dV = integral of above * n ds (Reynolds).
     """
-    spread, total = 0.0, np.zeros(2)
+    spread = 0.0
     step = math.sqrt(patch.cell_area)
     top_left = (patch.x[0, 0] + patch.middle[0], patch.y[0, 0] + patch.middle[1])
     cell_x, cell_y = patch.x[0, 1] - patch.x[0, 0], patch.y[1, 0] - patch.y[0, 0]
@@ -467,13 +496,11 @@ def _edge(
             spots = p + s[:, None] * (q - p)
             col = np.clip(np.rint((spots[:, 0] - top_left[0]) / cell_x).astype(int), 0, above.shape[1] - 1)
             row = np.clip(np.rint((spots[:, 1] - top_left[1]) / cell_y).astype(int), 0, above.shape[0] - 1)
-            lift = np.where(known[row, col], above[row, col], 0.0)
             outward = np.array([q[1] - p[1], p[0] - q[0]]) / length
-            gradient[i] += outward * np.sum(lift * (1 - s)) * length / n
-            gradient[(i + 1) % len(ring)] += outward * np.sum(lift * s) * length / n
+            gradient[i] += outward * np.sum(above[row, col] * (1 - s)) * length / n
+            gradient[(i + 1) % len(ring)] += outward * np.sum(above[row, col] * s) * length / n
         spread += float(np.sum(gradient**2))
-        total += gradient.sum(axis=0)
-    return [math.sqrt(spread) * vertex_sd / scale**2, float(np.hypot(*total)) * shift_sd / scale**2]
+    return math.sqrt(spread) * vertex_sd
 
 
 def _rectified(patch: _Patch, known: NDArray[np.bool_], area: NDArray[np.float64], above: NDArray[np.float64]) -> float:
