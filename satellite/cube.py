@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from itertools import groupby
 
 import numpy as np
-import rasterio
 import xarray as xr
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
@@ -37,7 +37,7 @@ def window_grid(grid: Grid, window: Window) -> Grid:
     """The part of a grid that a window covers."""
     return Grid(
         shape=(int(window.height), int(window.width)),
-        transform=rasterio.windows.transform(window, grid.transform),
+        transform=grid.transform @ Affine.translation(window.col_off, window.row_off),
         crs=grid.crs,
     )
 
