@@ -1,0 +1,263 @@
+"""The process from a folder to a result: what it leaves, the same bytes, what it says when it finds nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shapely.geometry import Polygon, shape
+
+import satellite
+from geoevidence.errors import ConfigError, CoverageError, HistoryTooShortError
+from geoevidence.messages import texts
+from geoevidence.raster import read_raster
+from geoevidence.types import Message, ProcessResult
+from satellite.synthetic import SimulatedCube, SimulationConfig, simulate, write_stack
+from satellite.types import NODATE, Status
+from satellite.workflow import MonitorConfig, monitor
+
+from .conftest import FELLING, SMALL
+
+
+@pytest.fixture(scope="module")
+def run(stack_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ProcessResult]:
+    out = tmp_path_factory.mktemp("out") / "result"
+    return out, monitor(stack_folder, out=out)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def messages_of(result: ProcessResult) -> list[Message]:
+    found = [*result.gaps, *(product.title for product in result.products)]
+    for finding in result.findings:
+        found += [finding.message, finding.method, *finding.limitations, *finding.facts]
+    return found
+
+
+def test_the_event_is_found_where_and_when_it_is(run: tuple[Path, ProcessResult], site: SimulatedCube) -> None:
+    _, result = run
+    (finding,) = result.findings
+    assert finding.id == "S-001" and finding.period is not None and finding.quantity is not None
+    assert finding.period[0] < FELLING.day <= finding.period[1]
+    assert (finding.period[1] - finding.period[0]).days < 120
+    # 100 m x 80 m; the stated error must hold it at k = 2, and must not be empty talk.
+    assert abs(finding.quantity.value - 8000) <= 2 * finding.quantity.standard_uncertainty
+    assert finding.quantity.standard_uncertainty < 0.12 * 8000
+    assert finding.crs == "EPSG:4547"  # 114 E: the site lies at 114.3 E
+    assert finding.synthetic and result.synthetic
+
+
+def test_the_polygon_lies_on_the_truth(run: tuple[Path, ProcessResult], site: SimulatedCube) -> None:
+    out, _ = run
+    from geoevidence.crs import parse_crs, transform_geometry
+
+    (feature,) = json.loads((out / "events.geojson").read_text(encoding="utf-8"))["features"]
+    back = shape(transform_geometry(feature["geometry"], parse_crs("EPSG:4326"), site.grid.crs))
+    truth = Polygon(FELLING.polygon)
+    assert back.intersection(truth).area / back.union(truth).area > 0.7
+
+
+def test_products_are_complete_and_agree(run: tuple[Path, ProcessResult], site: SimulatedCube) -> None:
+    out, result = run
+    assert ProcessResult.read(out) == ProcessResult.from_dict(result.to_dict())
+    kinds = {product.kind for product in result.products}
+    assert kinds == {
+        "break_date", "magnitude", "observations", "status", "scenes", "events", "events_geojson",
+        "chip_before", "chip_after", "series_plot", "series", "preview",
+    }  # fmt: skip
+    assert set(result.findings[0].products) >= {"S-001-chip_before.png", "S-001-chip_after.png", "S-001-series.csv"}
+    dates = read_raster(out / "break_date.tif")
+    status = read_raster(out / "status.tif").data[0]
+    assert dates.grid.matches(site.grid) and dates.data.shape[0] % 3 == 0
+    depth = dates.data.shape[0] // 3
+    assert np.array_equal((dates.data[:depth] != NODATE).any(axis=0), status == Status.CHANGE)
+    found = dates.data[0] != NODATE
+    assert (dates.data[depth][found] <= dates.data[0][found]).all() and (
+        dates.data[0][found] <= dates.data[2 * depth][found]
+    ).all()
+    scenes = json.loads((out / "scenes.json").read_text(encoding="utf-8"))
+    assert len(scenes["scenes"]) == len(site.dates)
+    assert all(sum(day[k] for k in ("clear", "cloud", "not_observed", "failed_read")) == 1600 for day in scenes["days"])
+    rows = (out / "S-001-series.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[0].startswith("date,state,clear_share,NDVI,MNDWI") and len(rows) == len(site.dates) + 1
+
+
+def test_every_text_exists_in_both_languages(run: tuple[Path, ProcessResult]) -> None:
+    _, result = run
+    for message in messages_of(result):
+        for lang in ("zh", "en"):
+            text = message.render(lang)
+            assert message.id in texts(lang), message.id
+            assert "{" not in text, text
+
+
+def test_no_path_of_this_machine_in_the_result(run: tuple[Path, ProcessResult], stack_folder: Path) -> None:
+    out, _ = run
+    for name in ("result.json", "scenes.json", "events.geojson", "events.gpkg"):
+        assert str(stack_folder.parent).encode() not in (out / name).read_bytes()
+
+
+def test_same_bytes_whatever_the_threads_and_blocks(run: tuple[Path, ProcessResult], stack_folder: Path, tmp_path: Path) -> None:
+    out, _ = run
+    monitor(stack_folder, out=tmp_path / "again", threads=1)
+    assert digests(tmp_path / "again") == digests(out)
+    small = MonitorConfig(block_bytes=1_000_000)
+    monitor(stack_folder, out=tmp_path / "blocks", config=small, threads=3)
+    other = digests(tmp_path / "blocks")
+    assert {k: v for k, v in other.items() if k != "result.json"} == {k: v for k, v in digests(out).items() if k != "result.json"}
+
+
+def test_nothing_found_is_said_with_what_was_seen(tmp_path: Path) -> None:
+    quiet = simulate(replace(SMALL, shape=(16, 16), origin=(SMALL.origin[0] + 300, SMALL.origin[1])), seed=4002)
+    write_stack(tmp_path / "stack", quiet)
+    result = monitor(tmp_path / "stack", out=tmp_path / "out")
+    (finding,) = result.findings
+    assert finding.message.id == "satellite.no_change" and finding.quantity is None and finding.geometry is None
+    assert finding.message.values["enough"] + finding.message.values["few"] == 256
+    assert finding.message.values["enough"] > 200
+    assert any(limit.id == "satellite.limit_no_change" for limit in finding.limitations)
+
+
+def test_bad_scenes_are_gaps(stack_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(stack_folder, tmp_path / "stack")
+    scenes = sorted((tmp_path / "stack").glob("*.tif"))
+    scenes[4].write_bytes(b"II*\0" + bytes(300))
+    shutil.copyfile(scenes[5], tmp_path / "stack" / "undated.tif")  # its tag says the day
+    result = monitor(tmp_path / "stack", out=tmp_path / "out")
+    said = " ".join(gap.render("zh") for gap in result.gaps)
+    assert scenes[4].name in said
+    assert [gap.values["scenes"] for gap in result.gaps if gap.id == "satellite.gap_same_day"] == [1]
+    record = json.loads((tmp_path / "out" / "scenes.json").read_text(encoding="utf-8"))
+    status = {scene["name"]: scene["status"] for scene in record["scenes"]}
+    assert status[scenes[4].name] == "damaged" and status["undated.tif"] == "read"
+
+
+def test_refusals(stack_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    with pytest.raises(ConfigError) as caught:
+        monitor(stack_folder, out=tmp_path / "full")
+    assert caught.value.message_id == "satellite.out_not_empty"
+    shutil.copytree(stack_folder, tmp_path / "short")
+    for path in sorted((tmp_path / "short").glob("*.tif"))[25:]:
+        path.unlink()
+    with pytest.raises(HistoryTooShortError):
+        monitor(tmp_path / "short", out=tmp_path / "a")
+    with pytest.raises(CoverageError) as nothing:
+        monitor(stack_folder, out=tmp_path / "b", config=MonitorConfig(clear=(99,)))
+    assert nothing.value.message_id == "satellite.nothing_clear"
+
+
+def test_config_file(tmp_path: Path) -> None:
+    path = tmp_path / "monitor.toml"
+    path.write_text("scale = 0.0001\nmin_pixels = 5\n[breaks]\nfalse_alarm_rate = 0.01\n", encoding="utf-8")
+    config = MonitorConfig.read(path)
+    assert (config.scale, config.min_pixels, config.events.min_pixels, config.breaks.false_alarm_rate) == (1e-4, 5, 5, 0.01)
+    assert config.replace(min_pixels=7).events.min_pixels == 7
+    parameters = config.to_parameters()
+    assert parameters["scale"] == "0.0001" and parameters["breaks"]["false_alarm_rate"] == "0.01"
+    json.dumps(parameters)
+    for text, message in (
+        ("minpixels = 5", "satellite.unknown_setting"),
+        ("[breaks]\nx = 1", "satellite.unknown_setting"),
+        ('min_pixels = "5"', "satellite.setting_type"),
+        ("min_pixels = 0", "satellite.setting_out_of_range"),
+        ("breaks = 3", "satellite.setting_type"),
+        ("scale =", "satellite.bad_stack_file"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError) as caught:
+            MonitorConfig.read(path)
+        assert caught.value.message_id == message, text
+
+
+def test_import_is_light() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, satellite; print([m for m in ('numba', 'numpy', 'rasterio', 'xarray') if m in sys.modules])"
+    root = Path(satellite.__file__).parents[1]
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60, check=True)
+    assert shown.stdout.strip() == "[]"
+    assert set(satellite.__all__) >= {"monitor", "monitor_case", "MonitorConfig", "detect_breaks"}
+
+
+@pytest.mark.slow
+def test_romanian_forest(shared: Path, tmp_path: Path) -> None:
+    """A real stand that was felled in patches from 2016 on: events are losses, mostly in the forest, with tight files."""
+    source = shared / "data" / "satellite" / "s2_nrt_romania" / "sentinel2_cube_subset_romania_10m.nc"
+    with pytest.raises(ConfigError) as caught:
+        monitor(source, out=tmp_path / "no_scale")
+    assert caught.value.message_id == "satellite.scale_not_stated"
+    result = monitor(source, out=tmp_path / "out", config=MonitorConfig(scale=1e-4))
+    assert 8 <= len(result.findings) <= 40
+    assert not result.synthetic
+    assert all(date(2015, 8, 1) <= f.period[0] < f.period[1] <= date(2021, 1, 1) for f in result.findings if f.period)
+    change = read_raster(tmp_path / "out" / "status.tif").data[0] == Status.CHANGE
+    # A thirtieth to a sixth of the square kilometre, as the pictures of 2015 and 2020 show; not most of it, not none.
+    assert 0.03 < change.mean() < 0.17
+    magnitude = read_raster(tmp_path / "out" / "magnitude.tif").data[0]
+    forest = change[30:]
+    assert np.nanmedian(magnitude[30:][forest]) < -0.05
+
+
+@pytest.mark.slow
+def test_slovenian_fields(shared: Path, tmp_path: Path) -> None:
+    """One index, two and a half years, 40 % cloud: ordinary farmland must not fill with events."""
+    source = shared / "data" / "satellite" / "s2_eopatch_slovenia" / "TestEOPatch"
+    result = monitor(source, out=tmp_path / "out")
+    status = read_raster(tmp_path / "out" / "status.tif").data[0]
+    assert (status == Status.CHANGE).mean() < 0.01
+    assert (status == Status.NO_CHANGE).mean() > 0.95
+    assert any(gap.id == "satellite.gap_same_day" for gap in result.gaps)
+
+
+@pytest.mark.slow
+def test_areas_and_intervals_hold_the_truth(tmp_path: Path) -> None:
+    """Twenty known squares: the interval holds the day, the stated area error holds the area, at about their rates."""
+    from satellite.synthetic import Change
+
+    base = SimulationConfig()
+    x, y = base.origin
+    held_days, held_areas, ratios, found = 0, 0, [], 0
+    for seed in range(8101, 8106):
+        changes = tuple(
+            Change(
+                name=f"c{k}",
+                kind="sand_mining",
+                polygon=((x + a, y - b), (x + a + 93, y - b), (x + a + 93, y - b - 87), (x + a, y - b - 87)),
+                day=date(2023, 3 + 2 * k, 11),
+            )
+            for k, (a, b) in enumerate(((613, 207), (811, 209), (617, 411), (803, 607)))
+        )
+        site = simulate(replace(base, changes=changes), seed=seed)
+        write_stack(tmp_path / str(seed), site)
+        result = monitor(tmp_path / str(seed), out=tmp_path / f"out{seed}")
+        for change in changes:
+            centre = Polygon(change.polygon).centroid
+            for finding in result.findings:
+                from geoevidence.crs import parse_crs, transform_geometry
+
+                if finding.geometry is None or finding.quantity is None or finding.period is None:
+                    continue
+                there = shape(transform_geometry(finding.geometry, parse_crs(finding.crs or ""), site.grid.crs))
+                if there.contains(centre):
+                    found += 1
+                    held_days += finding.period[0] < change.day <= finding.period[1]
+                    error = (finding.quantity.value - 93 * 87) / finding.quantity.standard_uncertainty
+                    ratios.append(error)
+                    held_areas += abs(error) <= 2
+    assert found >= 19
+    assert held_days >= found - 1
+    # k = 2 covers 95 %: of 20, fewer than 16 happens with probability below 0.003 if the stated error is right.
+    assert held_areas >= 0.8 * found
+    # Errors far below what is stated are as suspect as errors above.
+    assert 0.2 < np.sqrt(np.mean(np.square(ratios))) < 1.6
