@@ -27,6 +27,7 @@ from geoevidence.errors import ReconstructionError
 from geoevidence.types import Message, Progress, no_progress
 
 _FEW_FEATURES = 100
+_LAYOUT = 2  # of what stands in workdir; raised when an older folder could not be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,8 @@ def _key(flight: Flight, config: SfmConfig, version: str) -> str:
     ]
     digest = hashlib.sha256(json.dumps(photos).encode()).hexdigest()
     return json.dumps(
-        {"photos": digest, "crs": flight.crs.to_wkt(), "parameters": parameters, "pycolmap": version}, sort_keys=True
+        {"photos": digest, "crs": flight.crs.to_wkt(), "parameters": parameters, "pycolmap": version, "layout": _LAYOUT},
+        sort_keys=True,
     )
 
 
