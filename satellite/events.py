@@ -176,7 +176,7 @@ def event_area(
     scenes adds a r sqrt(e / n), e = edge pixels, n = dates compared, r = registration_pixels. It differs from the area
     inside `polygon`, whose edge follows whole pixels. Where shares cannot be found that area is stated, with the parts
     mixed pixels a sqrt(e / 12), displacement of the whole edge a e b / sqrt(3) (b = boundary_pixels) and registration
-    a r sqrt(e). `corner`: (row, col) of the upper left pixel of `cube` on `grid`; `taken`: (y, x) of
+    a r sqrt(e); also where the shares would move the area by more than all edge pixels (b = 1 then). `corner`: (row, col) of the upper left pixel of `cube` on `grid`; `taken`: (y, x) of
     `grid`, pixels of any event.
     """
     area = ground_area(polygon, grid.crs)
@@ -194,13 +194,16 @@ def event_area(
         ended = breaks.first_clear_after[group.layers[earlier] - 1, group.rows[earlier], group.cols[earlier]]
         since = int(np.quantile(ended, config.interval_share, method="lower"))
     shares = changed_shares(cube, inside, other, before=before, after=after, since=since, config=config.area)
-    if shares is None:
-        parts = (math.sqrt(edge / 12), edge * config.boundary_pixels / math.sqrt(3), math.sqrt(edge) * config.registration_pixels)
+    # Shares that move the area by more than the whole edge tell of ground around that changed alike: no edge can be drawn there.
+    diffuse = shares is not None and abs(shares.total - len(group.rows)) > edge
+    if shares is None or diffuse:
+        shift = 1.0 if diffuse else config.boundary_pixels
+        parts = (math.sqrt(edge / 12), edge * shift / math.sqrt(3), math.sqrt(edge) * config.registration_pixels)
         return Quantity(
             value=area,
             unit="m2",
             standard_uncertainty=cell * math.hypot(*parts),
-            propagation="satellite.area_propagation_counted",
+            propagation="satellite.area_propagation_diffuse" if diffuse else "satellite.area_propagation_counted",
         )
     registered = config.registration_pixels * math.sqrt(edge / shares.dates)
     return Quantity(

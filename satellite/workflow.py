@@ -583,6 +583,7 @@ def _event_finding(
     limits = [
         Message(id="satellite.limit_interval", values={"date": event.break_date}),
         Message(id="satellite.limit_gap", values={"days": event.longest_gap_days}),
+        *([Message(id="satellite.limit_diffuse")] if event.area.propagation == "satellite.area_propagation_diffuse" else []),
         *_limits(stack, config, target),
     ]
     return Finding(
