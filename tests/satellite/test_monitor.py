@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -261,3 +262,31 @@ def test_areas_and_intervals_hold_the_truth(tmp_path: Path) -> None:
     assert held_areas >= 0.8 * found
     # Errors far below what is stated are as suspect as errors above.
     assert 0.2 < np.sqrt(np.mean(np.square(ratios))) < 1.6
+
+
+def test_in_a_case_the_result_is_recorded(run: tuple[Path, ProcessResult], stack_folder: Path, tmp_path: Path) -> None:
+    from geoevidence.catalogue import open_log_store
+    from geoevidence.custody import KeyFolder, Session, Workspace
+    from geoevidence.types import Actor
+    from satellite.workflow import monitor_case
+
+    rng = random.Random(5)
+    session = Session(
+        actor=Actor(id="tester", role="operator", auth_level="local"),
+        signer=KeyFolder(tmp_path / "keys", random=rng.randbytes).signer(),
+        device_serial="test",
+        software="test",
+        now=lambda: datetime(2026, 11, 23, tzinfo=UTC),
+        random=rng.randbytes,
+    )
+    case = Workspace.create(tmp_path / "workspace", session=session, log_store=open_log_store(tmp_path / "workspace")).new_case(
+        "2026-1"
+    )
+    items = case.ingest(stack_folder).items
+    stored = monitor_case(case, items)
+    out, plain = run
+    assert stored.result.to_dict()["findings"] == plain.to_dict()["findings"]
+    assert stored.event.type == "derived" and len(stored.event.inputs) == len(items)
+    kept = {Path(item.path).name: item.sha256 for item in case.items(role="derived")}
+    assert {name: kept[name] for name in digests(out)} == digests(out)
+    assert [finding.id for _, finding in case.findings()] == ["S-001"]
