@@ -52,7 +52,7 @@ class DenseConfig:
     agreement_px: depth maps agree when they differ by less (px of disparity over the widest baseline).
     agreement_depth: and by less than this share of the depth (1).
     disparity_sd_px: matching noise of one depth map, prior to the observed scatter (px); measured on synthetic flights.
-    threads: workers (count), 0 = all processors; does not change the result.
+    threads: workers (count), 0 = one a processor, at most 8; does not change the result.
     """
 
     downscale: int = 2
@@ -187,7 +187,8 @@ def in_threads(
     """`[function(job) for job in jobs]`, on several threads; order and result do not depend on their number."""
     import os
 
-    workers = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
+    # Each worker holds a picture's search volume, some hundred MB: many processors need not mean as many workers.
+    workers = threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     results: list[_T] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for result in pool.map(function, jobs):

@@ -43,7 +43,7 @@ class OrthoConfig:
     gain_pull, colour_pull: weight that holds each photo's brightness and colour as they are, against 1 of an overlap (1);
         small: seamless but drifting.
     max_gain: largest brightness correction (factor).
-    threads: workers (count), 0 = all processors; does not change the result.
+    threads: workers (count), 0 = one a processor, at most 8; does not change the result.
     """
 
     cell: float = 0.0
@@ -282,14 +282,15 @@ def _choose(
         if not 0.05 <= size <= config.whole_up_to:
             continue
         patch = ndimage.binary_dilation(patch, iterations=rim) & drawable[around]
-        whole = [
-            (float(slopes[index][around][patch].mean()), index)
-            for index in range(len(lines))
-            if np.isfinite(slopes[index][around][patch]).mean() > 0.98
-        ]
+        shown, counts = np.unique(labels[around][patch], return_counts=True)
+        if len(shown) < 2:
+            continue
+        whole = [index for index in range(len(lines)) if np.isfinite(slopes[index][around][patch]).mean() > 0.98]
         if whole:
-            inner = patch & np.isfinite(slopes[min(whole)[1]][around])
-            labels[around][inner] = min(whole)[1] + 1
+            # The photo that has most of it already, else the one that looks down most steeply.
+            most = int(shown[np.argmax(counts)]) - 1
+            chosen = most if most in whole else min(whole, key=lambda index: (float(slopes[index][around][patch].mean()), index))
+            labels[around][patch & np.isfinite(slopes[chosen][around])] = chosen + 1
     return labels, seen
 
 

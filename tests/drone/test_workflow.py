@@ -260,3 +260,28 @@ def test_a_real_flight(tmp_path: Path) -> None:
     low, high = np.nanquantile(z, [0.001, 0.999])
     assert high - low < 25
     assert any(isinstance(gap, Message) and gap.id == "drone.gap_no_check_points" for gap in result.gaps)
+
+
+@pytest.mark.slow
+def test_survey_and_measurement_enter_custody(tmp_path: Path) -> None:
+    """A quick survey of six photos of a case, then a measurement on its stored products."""
+    from drone.workflow import measure_case, survey_case
+    from tests.custody.workspaces import Place
+
+    photos = [photo.path for photo in sample.block(6).flight.photos]
+    card = {f"DCIM/{path.name}": path.read_bytes() for path in photos}
+    place = Place(tmp_path)
+    case = place.workspace.new_case("检例测试1号", demonstration=True)
+    done = case.ingest(place.card(card))
+    outlines = tmp_path / "polygons.geojson"
+    outlines.write_bytes((sample.SAMPLES / "polygons.geojson").read_bytes())
+    polygon = case.ingest(outlines).items[0]
+    stored = survey_case(case, done.items, config=SurveyConfig())
+    assert stored.result.process == "drone.survey" and "dsm.tif" in stored.files
+    used = next(finding for finding in stored.result.findings if finding.message.id == "drone.finding_survey")
+    assert used.message.values["photos"] == 6
+    assert {f"sha256:{item.sha256}" for item in done.items} == set(used.sources)
+    measured = measure_case(case, stored, polygon=polygon)
+    assert measured.result.process == "drone.measure"
+    # GPS alone may be off by metres; the figures are there or the gap says why not.
+    assert measured.result.findings or measured.result.gaps
