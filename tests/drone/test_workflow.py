@@ -246,14 +246,17 @@ def _text(name: str, lang: str) -> str:
 
 @pytest.mark.slow
 def test_a_real_flight(tmp_path: Path) -> None:
-    """18 photos over a park on a lake shore: every photo used, ground covered, the lake left empty."""
+    """Two strips, 12 photos, over a park on a lake shore: every photo used, ground covered, the lake left empty."""
     if not BRIGHTON.is_dir():
         pytest.skip("the shared drone photos are not here (GEOEVIDENCE_SHARED)")
-    result = survey(BRIGHTON, out=tmp_path / "out")
+    (tmp_path / "photos").mkdir()
+    for path in sorted(BRIGHTON.glob("*.JPG"))[:12]:
+        (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
+    result = survey(tmp_path / "photos", out=tmp_path / "out")
     assert not [gap for gap in result.gaps if gap.id == "drone.gap_unregistered"]
     covered = next(finding for finding in result.findings if finding.message.id == "drone.finding_covered").quantity
-    # The park without its trees and the lake.
-    assert 1500 < covered.value < 6000
+    # The park without its trees.
+    assert 1000 < covered.value < 5000
     surface = read_surface(tmp_path / "out" / "dsm.tif", tmp_path / "out" / "dsm_uncertainty.tif")
     z = surface.raster.data[0]
     # A park within some metres of height: nothing flies, nothing sinks.
