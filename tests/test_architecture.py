@@ -100,8 +100,10 @@ def refusal(name: str, target: str) -> str | None:
             return "an engine has no screens"
         if top in ("dask", "distributed") and name not in DASK_ALLOWED:
             return f"dask belongs in {sorted(DASK_ALLOWED)}"
-        if name.endswith(".workflow") and (inner == "custody" or target == "geoevidence.trust.canonical"):
-            return None  # the workflow alone knows the case, and writes the canonical bytes of records
+        if target == "geoevidence.trust.canonical":
+            return None  # records are written and read as canonical bytes, a pure function
+        if name.endswith(".workflow") and inner == "custody":
+            return None  # the workflow alone knows the case
         if top == "geoevidence" and inner and inner not in ENGINE_MAY_KNOW:
             return f"an engine may know {sorted(ENGINE_MAY_KNOW)}; its workflow also geoevidence.custody"
         return None
