@@ -32,6 +32,7 @@ class SurfaceConfig:
     upper_share: the uppermost layer of points stands for a cell if it holds this share of their weight (1).
     layer_gap: points of a cell are two layers when they are this far apart (cells).
     min_patch: smaller islands of cells are dropped as chance matches (m2).
+    min_layer: so are smaller pieces that stand out from all around by more than `layer_gap` (m2).
     slow_sd_gsd: errors that vary slowly over the block, from poses and lens, added to the uncertainty of each cell (GSD); measured
         on synthetic flights after the whole adjustment (docs/methods/drone-surfaces.md).
     fill_area: surrounded holes up to this size are interpolated (m2); 0 = none.
@@ -43,6 +44,7 @@ class SurfaceConfig:
     upper_share: float = 0.3
     layer_gap: float = 3.0
     min_patch: float = 0.5
+    min_layer: float = 0.05
     slow_sd_gsd: float = 0.65
     fill_area: float = 0.05
 
@@ -54,6 +56,7 @@ class SurfaceConfig:
             "upper_share": (0, 1),
             "layer_gap": (0.5, 100),
             "min_patch": (0, 1e4),
+            "min_layer": (0, 1e4),
             "slow_sd_gsd": (0, 100),
             "fill_area": (0, 100),
         }
@@ -95,11 +98,10 @@ def build_surface(cloud: DenseCloud, reconstruction: Reconstruction, *, config: 
         col[order].astype(np.float32), row[order].astype(np.float32), (points[order, 2] - datum).astype(np.float32), sd[order],
         rows, cols, config.reach, config.upper_share, config.layer_gap * cell,
     )  # fmt: skip
-    labels, islands = ndimage.label(np.isfinite(height), structure=np.ones((3, 3)))
-    sizes = np.bincount(labels.ravel(), minlength=islands + 1)
-    small = sizes < config.min_patch / cell**2
-    small[0] = True
-    height[small[labels]] = np.nan
+    pieces = _pieces(height, np.float32(config.layer_gap * cell))
+    height[np.bincount(pieces.ravel(), minlength=height.size)[pieces] < config.min_layer / cell**2] = np.nan
+    labels, _ = ndimage.label(np.isfinite(height), structure=np.ones((3, 3)))
+    height[np.bincount(labels.ravel())[labels] < config.min_patch / cell**2] = np.nan
     if not np.isfinite(height).any():
         raise CoverageError("drone.surface_empty")
     deviation[np.isnan(height)] = np.nan
@@ -179,6 +181,33 @@ def _grid(col, row, height, sd, rows, cols, reach, upper_share, gap):  # type: i
             out[y, x] = mean
             deviation[y, x] = np.sqrt(variance + scatter / weight_sum)
     return out, deviation, count
+
+
+@numba.njit(nogil=True, cache=True)
+def _pieces(height, step):  # type: ignore[no-untyped-def]
+    """Number of the piece of each cell, int64: neighbours (by side) belong together when their heights differ by at most `step`."""
+    rows, cols = height.shape
+    parent = np.arange(rows * cols)
+    for y in range(rows):
+        for x in range(cols):
+            for k in range(2):
+                yy, xx = (y, x - 1) if k == 0 else (y - 1, x)
+                if yy < 0 or xx < 0 or not abs(height[y, x] - height[yy, xx]) <= step:
+                    continue
+                a, b = y * cols + x, yy * cols + xx
+                while parent[a] != a:
+                    parent[a] = parent[parent[a]]
+                    a = parent[a]
+                while parent[b] != b:
+                    parent[b] = parent[parent[b]]
+                    b = parent[b]
+                parent[max(a, b)] = min(a, b)
+    for i in range(rows * cols):
+        a = i
+        while parent[a] != a:
+            a = parent[a]
+        parent[i] = a
+    return parent.reshape(rows, cols)
 
 
 def _fill(height: NDArray[np.float32], deviation: NDArray[np.float32], cells: int) -> None:

@@ -111,3 +111,18 @@ def test_errors_and_coverage_of_the_demonstration_flight() -> None:
     assert 0.93 <= np.mean(np.abs(error) <= 2 * stated) <= 0.999
     # Nothing is certain: a cell's error is never below what one matching window can give.
     assert stated.min() > 0.05 * sample.GSD
+
+
+def test_spikes_are_dropped_and_boulders_kept() -> None:
+    points = _field(0.05)
+    middle = points[:, :2].mean(axis=0)
+    distance = np.hypot(*(points[:, :2] - middle - [2, 2]).T)
+    boulder = np.hypot(*(points[:, :2] - middle + [2, 2]).T)
+    points[distance < 0.08, 2] += 4.0
+    points[boulder < 0.4, 2] += 0.8
+    surface = _build(points, cell=0.05, min_layer=0.1, fill_area=0.0)
+    z = surface.raster.data[0]
+    assert np.nanmax(z) == pytest.approx(30.8, abs=1e-3)
+    # The spike, with the ring that its points reach, is empty: nothing else is.
+    inside = z[20:-20, 20:-20]
+    assert 1 <= np.isnan(inside).sum() <= 50
