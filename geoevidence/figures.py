@@ -78,7 +78,15 @@ def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
 
 
-def stretch(bands: NDArray[Any], limits: Limits | None = None) -> tuple[NDArray[np.uint8], Limits]:
+def shared_limits(bands: NDArray[Any], percentiles: tuple[float, float] = (0.5, 99.5)) -> Limits:
+    """One (low, high) for all bands of (band, y, x), so that colours keep their hue; NaN is left out."""
+    values = np.asarray(bands, np.float64)
+    seen = values[np.isfinite(values)]
+    low, high = (0.0, 1.0) if seen.size == 0 else np.percentile(seen, percentiles)
+    return ((float(low), float(high if high > low else low + 1.0)),) * len(values)
+
+
+def stretch(bands: NDArray[Any], limits: Limits | None = None, *, gamma: float = 1.0) -> tuple[NDArray[np.uint8], Limits]:
     """A picture of one or three bands, and the limits that made it.
 
     Pass the limits of the first picture to the second, so that before and after share one stretch.
@@ -86,6 +94,7 @@ def stretch(bands: NDArray[Any], limits: Limits | None = None) -> tuple[NDArray[
     Args:
         bands: (1 or 3, y, x), NaN = missing.
         limits: (low, high) per band; None takes the 2nd and 98th percentile of each band.
+        gamma: exponent between the limits; below 1 shows more in the dark.
 
     Returns:
         (y, x, 4) uint8 with alpha 0 where any band is missing; the limits used.
@@ -95,19 +104,14 @@ def stretch(bands: NDArray[Any], limits: Limits | None = None) -> tuple[NDArray[
     values = np.asarray(bands, np.float64)
     missing = ~np.isfinite(values).all(axis=0)
     if limits is None:
-        found = []
-        for band in values:
-            seen = band[~missing]
-            low, high = (0.0, 1.0) if seen.size == 0 else np.percentile(seen, (2, 98))
-            found.append((float(low), float(high if high > low else low + 1.0)))
-        limits = tuple(found)
+        limits = tuple(shared_limits(np.where(missing, np.nan, band)[None], (2, 98))[0] for band in values)
     if len(limits) != len(values):
         raise ValueError(f"{len(limits)} limits for {len(values)} bands")
     image = np.zeros((*values.shape[1:], 4), np.uint8)
     for index in range(3):
         low, high = limits[index % len(limits)]
         band = np.where(missing, low, values[index % len(values)])
-        image[..., index] = np.rint(np.clip((band - low) / (high - low), 0, 1) * 255)
+        image[..., index] = np.rint(np.clip((band - low) / (high - low), 0, 1) ** gamma * 255)
     image[..., 3] = np.where(missing, 0, 255)
     return image, limits
 
@@ -320,16 +324,22 @@ def _north_arrow(axes: Axes, north: tuple[float, float], pixel_ratio: float, lan
     tail, head = (-11 * right, -11 * up), (11 * right, 11 * up)
     anchor = (0.94, 0.87)
     common: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    for width, colour in ((4.5, "white"), (1.8, "black")):
-        axes.annotate(
-            "",
-            xy=anchor,
-            xytext=anchor,
-            xycoords=_offset(axes, anchor, head),
-            textcoords=_offset(axes, anchor, tail),
-            arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": width, "shrinkA": 0, "shrinkB": 0},
-            zorder=6,
-        )
+    axes.annotate(
+        "",
+        xy=anchor,
+        xytext=anchor,
+        xycoords=_offset(axes, anchor, head),
+        textcoords=_offset(axes, anchor, tail),
+        arrowprops={
+            "arrowstyle": "-|>",
+            "color": "black",
+            "linewidth": 1.8,
+            "shrinkA": 0,
+            "shrinkB": 0,
+            "path_effects": [patheffects.withStroke(linewidth=4.5, foreground="white")],
+        },
+        zorder=6,
+    )
     axes.annotate(
         render("core.figure_north", {}, lang), anchor, (19 * right, 19 * up), ha="center", va="center",
         fontproperties=_text_font(9, 700), path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
