@@ -42,8 +42,9 @@ class EventConfig:
 
     min_pixels: smallest event, pixels; smaller groups are counted as a gap, not dropped silently.
     link_days: neighbouring pixels whose intervals are at most this far apart change together, d.
-    interval_share: share of the event's pixels that were still old at `last_clear_before`, and are new at
+    interval_share: share of the clear pixels of the event that must be old on `last_clear_before`, and new on
         `first_clear_after` (1); below 1 so that single misdated pixels do not stretch the interval.
+    seen_share: share of the event's pixels that must be clear on such a date (1).
     registration_pixels: standard deviation of the position between scenes, px (Sentinel-2: about 0.3 px multi-temporal).
     boundary_pixels: where pixels can only be counted whole: half-width within which the detected edge may lie inside or
         outside the true one, px (a mixed pixel counts from about a quarter of its area on).
@@ -53,6 +54,7 @@ class EventConfig:
     min_pixels: int = 10
     link_days: int = 45
     interval_share: float = 0.9
+    seen_share: float = 0.5
     registration_pixels: float = 0.3
     boundary_pixels: float = 0.25
     area: AreaConfig = field(default_factory=AreaConfig)
@@ -176,8 +178,8 @@ def event_area(
     scenes adds a r sqrt(e / n), e = edge pixels, n = dates compared, r = registration_pixels. It differs from the area
     inside `polygon`, whose edge follows whole pixels. Where shares cannot be found that area is stated, with the parts
     mixed pixels a sqrt(e / 12), displacement of the whole edge a e b / sqrt(3) (b = boundary_pixels) and registration
-    a r sqrt(e); also where the shares would move the area by more than all edge pixels (b = 1 then). `corner`: (row, col) of the upper left pixel of `cube` on `grid`; `taken`: (y, x) of
-    `grid`, pixels of any event.
+    a r sqrt(e); also where the shares would move the area by more than all edge pixels (b = 1 then). `corner`: (row, col)
+    of the upper left pixel of `cube` on `grid`; `taken`: (y, x) of `grid`, pixels of any event.
     """
     area = ground_area(polygon, grid.crs)
     cell = area / len(group.rows)
@@ -187,7 +189,7 @@ def event_area(
     inside = np.zeros((rows, cols), bool)
     inside[group.rows - row, group.cols - col] = True
     other = taken[row : row + rows, col : col + cols] & ~inside
-    before, after, _ = event_interval(group, breaks, config)
+    before, after, _ = event_interval(group, breaks, cube, corner, config)
     earlier = group.layers > 0
     since = None
     if earlier.mean() > 1 - config.interval_share:
@@ -221,17 +223,29 @@ def _edge_pixels(group: PixelGroup) -> int:
     return sum(any((row + a, col + b) not in inside for a, b in steps) for row, col in inside)
 
 
-def event_interval(group: PixelGroup, breaks: BreakMap, config: EventConfig) -> tuple[int, int, int]:
+def event_interval(
+    group: PixelGroup, breaks: BreakMap, cube: Cube, corner: tuple[int, int], config: EventConfig
+) -> tuple[int, int, int]:
     """(last clear before, first clear after, estimated date) of a group, days.
 
-    Both ends are dates of actual clear observations. At least `interval_share` of the pixels have their own last clear
-    observation of the old state on or after the first date, and their own first of the new one on or before the second.
+    The last date on which at least `seen_share` of the pixels are clear and `interval_share` of these are still old (by
+    their own last clear observation of the old state), and the first date after it on which as many are clear and as
+    many of these are new. Pixels under cloud on such a date are not spoken of. Without such dates: those that hold for
+    `interval_share` of all pixels by their own intervals.
     """
     share = 1 - config.interval_share
-    before = np.quantile(_take(breaks.last_clear_before, group), share, method="lower")
-    after = np.quantile(_take(breaks.first_clear_after, group), 1 - share, method="higher")
-    middle = np.quantile(_take(breaks.break_date, group), 0.5, method="lower")
-    return int(before), int(after), int(min(max(middle, before), after))
+    last, first = _take(breaks.last_clear_before, group), _take(breaks.first_clear_after, group)
+    clear = cube.observed[:, group.rows - corner[0], group.cols - corner[1]] == Observed.CLEAR
+    count = np.maximum(clear.sum(axis=1), 1)
+    seen = clear.mean(axis=1) >= config.seen_share
+    days = cube.days.astype(np.int64)
+    old = seen & ((clear & (last[None] >= days[:, None])).sum(axis=1) >= config.interval_share * count)
+    new = seen & ((clear & (first[None] <= days[:, None])).sum(axis=1) >= config.interval_share * count)
+    before = int(days[old].max()) if old.any() else int(np.quantile(last, share, method="lower"))
+    new &= days > before
+    after = int(days[new].min()) if new.any() else int(np.quantile(first, 1 - share, method="higher"))
+    middle = int(np.quantile(_take(breaks.break_date, group), 0.5, method="lower"))
+    return before, max(after, before), min(max(middle, before), max(after, before))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -314,7 +328,7 @@ def make_event(
     `grid` is the whole map's, `cube` covers the group and its surroundings from `corner` (row, col) on, `taken` marks
     the pixels of all groups on `grid`, `series` is that of the group's pixels.
     """
-    before, after, middle = event_interval(group, breaks, config)
+    before, after, middle = event_interval(group, breaks, cube, corner, config)
     polygon = outline(group, grid)
     seen = series.days[series.clear >= 0.5]
     gaps = np.diff(np.concatenate([[breaks.first_day], seen, [breaks.last_day]])) if len(seen) else np.array([0])

@@ -83,7 +83,7 @@ class BreakConfig:
     spike: float = 4.0
     noise_floor: float = 0.001
     decisive: float = 6.0
-    fit: float = 2.0
+    fit: float = 3.0
     water_index: float = 0.0
     water_margin: float = 0.2
     water_run_days: int = 250

@@ -26,7 +26,7 @@ from shapely.geometry import box, mapping
 from geoevidence.crs import parse_crs, report_crs, transformer
 from geoevidence.custody.case import Case, StoredResult
 from geoevidence.errors import ConfigError, CoverageError
-from geoevidence.figures import map_picture, series_plot, stretch
+from geoevidence.figures import map_picture, series_plot, shared_limits, stretch
 from geoevidence.messages import render
 from geoevidence.raster import Raster, write_cog
 from geoevidence.types import (
@@ -63,6 +63,8 @@ from satellite.segment import BreakConfig, detect_block, join_rows, keep_support
 from satellite.types import NODATE, BreakMap, ChangeEvent, Cube, Observed, Status
 
 PROCESS = "satellite.monitor"
+_GAMMA = 0.7
+"""Exponent of the pictures: forest is dark beside sand."""
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 
 
@@ -367,10 +369,10 @@ class _Writer:
         after = _chip_day(cube, rows, cols, first=event.first_clear_after)
         bands, colours = _picture_bands(cube.bands)
         pictures = [cube.values[index][bands] for index in (before, after)]
-        _, limits = stretch(np.concatenate(pictures, axis=2))
+        limits = shared_limits(np.concatenate(pictures, axis=2))
         for kind, index, picture in (("chip_before", before, pictures[0]), ("chip_after", after, pictures[1])):
             path = self._add(f"{event.id}-{kind}.png", kind, "image/png", finding=event.id)
-            image, _ = stretch(picture, limits)
+            image, _ = stretch(picture, limits, gamma=_GAMMA)
             map_picture(
                 path,
                 image,
@@ -430,7 +432,8 @@ class _Writer:
             part = read_block(one_day, Window(0, row, cols, min(512 * step, rows - row)))  # type: ignore[call-arg]
             strips.append(part.values[0][:, ::step, ::step])
         bands, colours = _picture_bands(stack.spec.bands)
-        image, _ = stretch(np.concatenate(strips, axis=1)[bands])
+        picture = np.concatenate(strips, axis=1)[bands]
+        image, _ = stretch(picture, shared_limits(picture), gamma=_GAMMA)
         grid = replace(
             stack.grid, shape=image.shape[:2], transform=stack.grid.transform @ type(stack.grid.transform).scale(step, step)
         )

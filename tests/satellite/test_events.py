@@ -162,21 +162,42 @@ def test_counted_area_error_follows_the_edge() -> None:
     assert relative[1] > 3 * relative[0]
 
 
-def test_interval_holds_nine_of_ten_pixels() -> None:
-    breaks = break_map([(np.s_[0:10, 0:10], DAY)])
+def seen_cube(days: list[int], clouds: dict[int, tuple[slice, slice]]) -> Cube:
+    """All clear on the given days but for one part a day."""
+    observed = np.zeros((len(days), 30, 30), np.uint8)
+    for day, part in clouds.items():
+        observed[days.index(day)][part] = Observed.CLOUD
+    values = np.full((len(days), 1, 30, 30), 0.3, np.float32)
+    return Cube(values=values, observed=observed, days=np.array(days, np.int32), bands=("red",), grid=GRID)
+
+
+def test_interval_is_what_the_clear_pixels_show() -> None:
+    breaks = break_map([(np.s_[0:10, 0:10], DAY)], half=10)
     before, after = breaks.last_clear_before.copy(), breaks.first_clear_after.copy()
     before[0, 0, :4] = DAY - 400  # four misdated pixels of a hundred
     after[0, 1, :4] = DAY + 300
-    (group,), _ = group_pixels(replace(breaks, last_clear_before=before, first_clear_after=after), EventConfig())
-    assert event_interval(group, breaks, EventConfig()) == (DAY - 5, DAY + 5, DAY)
-    moved_map = replace(breaks, last_clear_before=np.where(before == NODATE, NODATE, before).astype(np.int32))
-    assert event_interval(group, moved_map, EventConfig())[0] == DAY - 5
-    assert event_interval(group, moved_map, EventConfig(interval_share=0.99))[0] == DAY - 400
+    before[0, 5:10, :10] = DAY - 30  # half was under cloud on the later date
+    breaks = replace(breaks, last_clear_before=before, first_clear_after=after)
+    (group,), _ = group_pixels(breaks, EventConfig())
+    days = [DAY - 400, DAY - 30, DAY - 10, DAY + 10, DAY + 300]
+    config = EventConfig(seen_share=0.4)
+    cube = seen_cube(days, {DAY - 10: np.s_[5:10, 0:10]})
+    # On DAY - 10 half is clear, of which 46 of 50 are old: 0.92.
+    assert event_interval(group, breaks, cube, (0, 0), config) == (DAY - 10, DAY + 10, DAY)
+    assert event_interval(group, breaks, cube, (0, 0), replace(config, seen_share=0.6))[0] == DAY - 30
+    assert event_interval(group, breaks, cube, (0, 0), replace(config, interval_share=0.99)) == (DAY - 400, DAY + 300, DAY)
+
+
+def test_interval_without_a_date_seen_by_most_falls_back_to_the_pixels() -> None:
+    breaks = break_map([(np.s_[0:10, 0:10], DAY)], half=10)
+    (group,), _ = group_pixels(breaks, EventConfig())
+    cube = seen_cube([DAY - 10, DAY + 10], {DAY - 10: np.s_[0:9, 0:10], DAY + 10: np.s_[0:9, 0:10]})
+    assert event_interval(group, breaks, cube, (0, 0), EventConfig()) == (DAY - 10, DAY + 10, DAY)
 
 
 @pytest.fixture
 def event() -> ChangeEvent:
-    breaks = break_map([(np.s_[3:8, 4:10], DAY)])
+    breaks = break_map([(np.s_[3:8, 4:10], DAY)], half=10)
     (group,), _ = group_pixels(breaks, EventConfig())
     days = np.arange(18000, 19500, 10, dtype=np.int32)
     values = np.full((len(days), 2, 30, 30), 0.1, np.float32)
@@ -190,7 +211,7 @@ def event() -> ChangeEvent:
 
 
 def test_event_states_plain_facts(event: ChangeEvent) -> None:
-    assert event.last_clear_before == date(2021, 6, 17) and event.first_clear_after == date(2021, 6, 27)
+    assert event.last_clear_before == date(2021, 6, 12) and event.first_clear_after == date(2021, 7, 2)
     (change,) = event.indices
     assert change.name == "NDVI"
     assert change.before.value == pytest.approx(0.4 / 0.6, abs=1e-6) and change.after.value == pytest.approx(
@@ -198,7 +219,7 @@ def test_event_states_plain_facts(event: ChangeEvent) -> None:
     )
     assert change.before.standard_uncertainty == pytest.approx(0, abs=1e-9)
     assert event.longest_gap_days == 210
-    # Dates 18000, 18010 ... up to 18795 without the 20 cloudy ones: 80 - 20; from 18805 on: 69.
+    # Dates 18000, 18010 ... up to 18790 without the 20 cloudy ones: 80 - 20; from 18810 on: 69.
     assert (event.clear_before, event.clear_after) == (60, 69)
 
 
@@ -218,7 +239,7 @@ def test_geopackage_has_two_layers_and_the_same_bytes(event: ChangeEvent, tmp_pa
     frame = geopandas.read_file(tmp_path / "a.gpkg", layer="cgcs2000")
     assert frame.crs.to_epsg() == 4547 and len(frame) == 1
     assert frame.geometry.area[0] == pytest.approx(3000.0, abs=1e-6)
-    assert frame["finding"][0] == "S-001" and str(frame["last_clear_before"][0])[:10] == "2021-06-17"
+    assert frame["finding"][0] == "S-001" and str(frame["last_clear_before"][0])[:10] == "2021-06-12"
     degrees = geopandas.read_file(tmp_path / "a.gpkg", layer="wgs84")
     assert degrees.crs.to_epsg() == 4326
     expected = shape(moved(event.polygon, GK, CRS.from_epsg(4326), digits=8))
