@@ -231,3 +231,32 @@ def test_single_index_cube_works(site: SimulatedCube) -> None:
     assert breaks.magnitude_of == "NDVI"
     assert (breaks.status[site.stable] == Status.CHANGE).mean() < 0.02
     assert hits(breaks, int(site.break_date[changed][0].astype(int)), 90)[changed].mean() > 0.5
+
+
+@pytest.mark.parametrize("kind", ["zero", "constant", "digital numbers", "cauchy", "mostly missing", "explosion"])
+@pytest.mark.parametrize("bands", [1, 6, 10])
+def test_strange_values_give_ordered_finite_results(kind: str, bands: int) -> None:
+    rng = np.random.default_rng(len(kind) + bands)
+    values = rng.normal(0.3, 0.02, (90, bands, 3, 17))
+    if kind == "zero":
+        values[:] = 0.0
+    elif kind == "constant":
+        values[:] = 0.25
+    elif kind == "digital numbers":
+        values *= 1e5
+    elif kind == "cauchy":
+        values = rng.standard_cauchy(values.shape)
+    elif kind == "mostly missing":
+        values[np.repeat(rng.random((90, 1, 3, 17)) < 0.75, bands, axis=1)] = np.nan
+    else:
+        values[45:] *= -1e6
+    names = ["blue", "green", "red", "nir", "swir1", "swir2", "a", "b", "c", "d"][:bands]
+    time = np.datetime64("2018-01-01", "ns") + np.arange(90) * np.timedelta64(20, "D")
+    cube = xr.DataArray(values.astype(np.float32), dims=("time", "band", "y", "x"), coords={"time": time, "band": names})
+    breaks = detect_breaks(cube)
+    found = breaks.break_date != NODATE
+    assert (breaks.last_clear_before[found] <= breaks.break_date[found]).all()
+    assert (breaks.break_date[found] <= breaks.first_clear_after[found]).all()
+    assert np.isfinite(breaks.score[found]).all() and np.isfinite(breaks.magnitude[found]).all()
+    if kind in ("zero", "constant"):
+        assert not found.any()
