@@ -165,7 +165,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], range_m: float) -> 
     return (field / field.std())[: shape[0], : shape[1]]
 
 
-@pytest.mark.parametrize("shape", ["cone", "flat"])
+@pytest.mark.parametrize("shape", [pytest.param("cone", marks=pytest.mark.slow), "flat"])
 def test_stated_intervals_cover_the_true_volume(shape: str) -> None:
     """Surfaces with noise of both ranges: 95 % intervals must cover the truth in 95 % of 100 draws, not in 85."""
     x, y = _places()
