@@ -28,6 +28,7 @@ class Block:
 
     R: (P, 3, 3) world-to-camera; C: (P, 3) m; params: (K, 8) as `drone.camera`; X: (N, 3) m, tie points, then control points.
     offset: (3,) m, GPS minus truth. photo, camera, point: (M,) indices; pixel, pixel_sd: (M, 2) px.
+    share: (M,) what part of an independent observation each one counts for.
     """
 
     R: Array
@@ -40,6 +41,7 @@ class Block:
     point: Ints
     pixel: Array
     pixel_sd: Array
+    share: Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +102,7 @@ def _cost(block: Block, priors: Priors, huber: float) -> float:
     if not (local[:, 2] > 0).all():
         return math.inf
     r = np.linalg.norm((project_camera_points(block.params[block.camera], local) - block.pixel) / block.pixel_sd, axis=1)
-    robust = np.where(r <= huber, r * r, 2 * huber * r - huber * huber).sum()
+    robust = (block.share * np.where(r <= huber, r * r, 2 * huber * r - huber * huber)).sum()
     gps, down, control, camera = _prior_residuals(block, priors)
     held = ~priors.free.any(axis=1)
     camera[:, held] = 0
@@ -116,7 +118,7 @@ def _cross(v: Array) -> Array:
 
 
 @njit(cache=True)
-def _linearised(R, C, params, X, photo, camera, point, pixel, pixel_sd, free, huber):  # type: ignore[no-untyped-def]
+def _linearised(R, C, params, X, photo, camera, point, pixel, pixel_sd, share, free, huber):  # type: ignore[no-untyped-def]
     """Weighted residuals (M, 2), their derivatives by (free camera parameters, rotation, centre) (M, 2, F + 6) and by the
     point (M, 2, 3). The model is that of `drone.camera`; a turn w of the camera is R <- exp(w) R.
     """
@@ -141,7 +143,7 @@ def _linearised(R, C, params, X, photo, camera, point, pixel, pixel_sd, free, hu
         residual[o, 0] = (fx * u + cx - pixel[o, 0]) / pixel_sd[o, 0]
         residual[o, 1] = (fy * v + cy - pixel[o, 1]) / pixel_sd[o, 1]
         length = math.sqrt(residual[o, 0] ** 2 + residual[o, 1] ** 2)
-        root = 1.0 if length <= huber else math.sqrt(huber / length)
+        root = math.sqrt(share[o] if length <= huber else share[o] * huber / length)
         d_params[0, 0], d_params[1, 1] = u, v
         d_params[0, 2], d_params[1, 3] = 1.0, 1.0
         d_params[0, 4], d_params[1, 4] = fx * x * r2, fy * y * r2
@@ -173,7 +175,18 @@ def _linearised(R, C, params, X, photo, camera, point, pixel, pixel_sd, free, hu
 
 def _jacobians(block: Block, free: Array, huber: float) -> Any:
     return _linearised(
-        block.R, block.C, block.params, block.X, block.photo, block.camera, block.point, block.pixel, block.pixel_sd, free, huber
+        block.R,
+        block.C,
+        block.params,
+        block.X,
+        block.photo,
+        block.camera,
+        block.point,
+        block.pixel,
+        block.pixel_sd,
+        block.share,
+        free,
+        huber,
     )
 
 

@@ -47,6 +47,9 @@ class AdjustConfig:
     max_residual_px: tie-point observations farther off are dropped.
     min_angle_deg: tie points whose rays all meet at less are dropped; their depth is not known.
     mark_sd_px: how well a ground point is marked in a photo, px, one sigma per axis.
+    independent: observations of a photo that count as independent; where there are more, they share this weight, for errors
+        of lens and shutter are common to them. Too many bend a block (doming) against what else is known.
+    barometer_sd: m, first guess of the scatter of heights that follow the barometer, as most makers' do; found anew in rounds.
     gps_offset_floor: (E, N, U) m: sd of the offset that all positions of a flight share, at the least.
     gps_misfit: positions fit while the root mean square misfit is below this many of their sd, and below
     gps_misfit_share: this part of the spread of the cameras.
@@ -68,6 +71,8 @@ class AdjustConfig:
     max_residual_px: float = 4.0
     min_angle_deg: float = 1.5
     mark_sd_px: float = 0.5
+    independent: int = 100
+    barometer_sd: float = 0.1
     gps_offset_floor: tuple[float, float, float] = (0.02, 0.02, 0.03)
     gps_misfit: float = 3.0
     gps_misfit_share: float = 0.2
@@ -209,6 +214,7 @@ def _filtered(block: Block, ties: int, config: AdjustConfig) -> Block:
         point=index[block.point[keep]],
         pixel=block.pixel[keep],
         pixel_sd=block.pixel_sd[keep],
+        share=block.share[keep],
     )
 
 
@@ -375,6 +381,7 @@ def georeference(
         point=model.obs_point,
         pixel=model.obs_pixel,
         pixel_sd=np.ones((len(model.obs_photo), 2)),
+        share=np.ones(len(model.obs_photo)),
     )
     gaps: list[Message] = []
     controls: list[tuple[GroundPoint, Array]] = []
@@ -408,7 +415,7 @@ def _adjusted(task: _Task, block: Block, priors: Priors, controls: int) -> tuple
     for _ in range(config.rounds):
         block = adjust(block, priors, huber=config.huber, iterations=config.iterations, tolerance=1.0)
         block = _filtered(block, len(block.X) - controls, config)
-        block, priors = _weighed(block, priors, controls)
+        block, priors = _weighed(task, block, priors, controls)
     return adjust(block, priors, huber=config.huber, iterations=config.iterations, tolerance=config.tolerance), priors
 
 
@@ -476,6 +483,20 @@ def convergence_deg(rotations: Array) -> float:
     return math.degrees(math.sqrt(float((np.arccos(cosine) ** 2).mean())))
 
 
+def _is_barometric(task: _Task) -> bool:
+    """True when the heights of the positions are a constant plus the height above take-off, to the last digits written.
+
+    Their scatter is then that of a barometer, not of a satellite receiver.
+    """
+    photos = {photo.name: photo for photo in task.flight.photos}
+    apart = [
+        photo.position[2] - photo.relative_altitude
+        for photo in (photos[name] for name in task.model.names)
+        if photo.position is not None and photo.relative_altitude is not None
+    ]
+    return len(apart) >= 3 and max(apart) - min(apart) <= 0.11
+
+
 def _started(
     task: _Task, free: Block, placement: _Placement, controls: list[tuple[GroundPoint, Array]], held: bool
 ) -> tuple[Block, Priors]:
@@ -503,6 +524,7 @@ def _started(
         point=np.concatenate([free.point, np.array([mark[1] for mark in marks], np.int64)]),
         pixel=np.concatenate([free.pixel, np.array([mark[2] for mark in marks], float).reshape(-1, 2)]),
         pixel_sd=np.concatenate([free.pixel_sd, np.full((len(marks), 2), config.mark_sd_px)]),
+        share=np.concatenate([free.share, np.ones(len(marks))]),
     )
     prior, prior_sd = [], []
     for key, estimate in zip(task.ids, free.params, strict=True):
@@ -517,7 +539,10 @@ def _started(
     start = np.array(prior)[:, 0] if held else block.params[:, :2].mean(axis=1)
     block = replace(block, params=np.column_stack([start, start, block.params[:, 2:]]))
     gps = np.where(placement.fitting[:, None], task.gps, np.nan)
-    gps_sd = task.gps_sd
+    gps_sd = task.gps_sd.copy()
+    offset_sd = np.maximum(np.sqrt((gps_sd**2).mean(axis=0)), config.gps_offset_floor)
+    if _is_barometric(task):
+        gps_sd[:, 2] = np.minimum(gps_sd[:, 2], config.barometer_sd)
     if placement.control == "none":
         # Holds the arbitrary frame: the centres where they are, to one median depth.
         gps, gps_sd = block.C, np.ones_like(block.C)
@@ -533,7 +558,7 @@ def _started(
     return block, Priors(
         gps=gps,
         gps_sd=gps_sd,
-        offset_sd=np.maximum(np.sqrt((gps_sd**2).mean(axis=0)), config.gps_offset_floor),
+        offset_sd=offset_sd,
         control=positions,
         control_sd=np.array([point.sd for point, _ in controls]).reshape(-1, 3),
         down=down,
@@ -544,7 +569,7 @@ def _started(
     )
 
 
-def _weighed(block: Block, priors: Priors, controls: int) -> tuple[Block, Priors]:
+def _weighed(task: _Task, block: Block, priors: Priors, controls: int) -> tuple[Block, Priors]:
     """Tie points and positions weighed by how well they turned out to fit.
 
     Tie points: the median absolute residual (1.4826 of it is the sd of normal errors), freed from the bias of
@@ -556,16 +581,20 @@ def _weighed(block: Block, priors: Priors, controls: int) -> tuple[Block, Priors
     sd = 1.4826 * float(np.median(np.abs(residual))) / math.sqrt(max(freedom, 0.1))
     pixel_sd = block.pixel_sd.copy()
     pixel_sd[ties] = max(sd, 0.02)
+    share = block.share.copy()
+    seen = np.bincount(block.photo[ties], minlength=len(block.C))
+    share[ties] = np.minimum(1.0, task.config.independent / np.maximum(seen, 1))[block.photo[ties]]
+    block = replace(block, pixel_sd=pixel_sd, share=share)
     has = np.isfinite(priors.gps[:, 0])
     count = int(has.sum())
     if count < 6:
-        return replace(block, pixel_sd=pixel_sd), priors
+        return block, priors
     misfit = ((block.C + block.offset - priors.gps) / priors.gps_sd)[has]
     # A similarity takes two shifts, turn and scale from the horizontal, one shift and two tilts from the vertical.
     flat = math.sqrt(float((misfit[:, :2] ** 2).sum()) / (2 * count - 4))
     up = math.sqrt(float((misfit[:, 2] ** 2).sum()) / (count - 3))
     gps_sd = np.maximum(priors.gps_sd * [flat, flat, up], 0.005)
-    return replace(block, pixel_sd=pixel_sd), replace(priors, gps_sd=gps_sd)
+    return block, replace(priors, gps_sd=gps_sd)
 
 
 def _uncertainty(

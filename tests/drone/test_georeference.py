@@ -10,17 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drone.adjustment import Block, _linearised, residuals, rotations
+from drone.adjustment import Block, _jacobians, residuals, rotations
 from drone.camera import opencv_params, project, rays, triangulate
-from drone.georeference import FreeModel, attitude_rotation, georeference, similarity
+from drone.georeference import AdjustConfig, FreeModel, attitude_rotation, georeference, similarity
 from drone.synthetic import rotation
-from drone.types import Camera, Flight, Pose
+from drone.types import Camera, Flight, Pose, Reconstruction
 from tests.drone.simulated_block import GSD, HEIGHT, TRUE_PARAMS, Simulated, simulate
 
 
-def centre_errors(simulated: Simulated, block: object) -> np.ndarray:
-    poses = block.poses  # type: ignore[attr-defined]
-    return np.array([poses[name].C for name in simulated.model.names]) - simulated.C
+def centre_errors(simulated: Simulated, block: Reconstruction) -> np.ndarray:
+    return np.array([block.poses[name].C for name in simulated.model.names]) - simulated.C
 
 
 # --- camera -----------------------------------------------------------------------------------------------------------
@@ -86,6 +85,7 @@ def test_derivatives_agree_with_differences() -> None:
         R=model.R, C=model.C, params=TRUE_PARAMS[None].copy(), X=model.points, offset=np.zeros(3), photo=model.obs_photo,
         camera=np.zeros(len(model.obs_photo), np.int64), point=model.obs_point, pixel=model.obs_pixel,
         pixel_sd=np.full((len(model.obs_photo), 2), 0.7),
+        share=np.ones(len(model.obs_photo)),
     )  # fmt: skip
 
     def moved(column: int, h: float) -> np.ndarray:
@@ -101,19 +101,7 @@ def test_derivatives_agree_with_differences() -> None:
             other = replace(block, X=block.X + shift)
         return residuals(other) / block.pixel_sd
 
-    _, left, right = _linearised(
-        block.R,
-        block.C,
-        block.params,
-        block.X,
-        block.photo,
-        block.camera,
-        block.point,
-        block.pixel,
-        block.pixel_sd,
-        np.eye(8),
-        1e9,
-    )
+    _, left, right = _jacobians(block, np.eye(8), 1e9)
     derivatives = np.concatenate([left, right], axis=2)
     for column in range(17):
         h = 1e-5
@@ -230,6 +218,38 @@ def test_focal_length_is_found_by_photos_that_look_different_ways() -> None:
     assert 0.0005 < block.accuracy.focal_sd < 0.01
     assert abs(camera.params[0] / 1000 - 1) < 3 * block.accuracy.focal_sd
     assert not block.gaps
+
+
+def dome(block: Reconstruction, simulated: Simulated) -> float:
+    """Height error at the edge of the block against its middle, m: the quadratic part over the cameras."""
+    errors = centre_errors(simulated, block)[:, 2]
+    place = simulated.C[:, :2] - simulated.C[:, :2].mean(axis=0)
+    radius = (place**2).sum(axis=1)
+    design = np.column_stack([np.ones(len(place)), place, radius])
+    return float(np.linalg.lstsq(design, errors, rcond=None)[0][3] * radius.max())
+
+
+def test_common_errors_of_pixels_do_not_arch_the_block() -> None:
+    """A rolling shutter (1.5 m of flight a photo) bends the lens, and the lens the block, unless heights may hold it flat."""
+    simulated = simulate(
+        20, gps_noise=(0.4, 0.4, 0.1), gps_offset=(0, 0, 0), points=1500, readout_m=1.5, sway_deg=0.2, focal_prior_sd=0.01
+    )
+    photos = tuple(replace(p, relative_altitude=(p.position or (0, 0, 0))[2] - 20.0) for p in simulated.flight.photos)
+    flight = replace(simulated.flight, photos=photos)
+    shared = abs(dome(georeference(simulated.model, flight), simulated))
+    counted_singly = abs(dome(georeference(simulated.model, flight, config=AdjustConfig(independent=10**6)), simulated))
+    # 24 heights of 0.1 m tell the middle from the edge to about 0.05 m.
+    assert shared < 0.1
+    assert counted_singly > 2 * shared
+
+
+def test_receiver_heights_that_only_look_barometric_are_weighed_as_they_scatter() -> None:
+    simulated = simulate(21, gps_noise=(0.4, 0.4, 1.6), gps_offset=(0, 0, 0))
+    photos = tuple(replace(p, relative_altitude=(p.position or (0, 0, 0))[2] - 20.0) for p in simulated.flight.photos)
+    block = georeference(simulated.model, replace(simulated.flight, photos=photos))
+    # Freedoms as in test_positions_alone; were the heights believed, the misfit would be far below the injected 1.6 m.
+    assert 0.6 * 1.6 < (block.accuracy.gps_rmse_vertical or 0) < 1.4 * 1.6
+    assert abs(dome(block, simulated)) < 0.2
 
 
 def test_unknown_focal_length_is_said() -> None:

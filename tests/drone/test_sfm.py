@@ -217,21 +217,24 @@ def test_real_flight(real_reconstruction: Reconstruction) -> None:
     accuracy = block.accuracy
     assert len(block.poses) == 18
     assert not block.unregistered
-    assert 0.3 < accuracy.reprojection_rmse < 1.1
-    assert accuracy.gsd == pytest.approx(0.0158, rel=0.03)
+    assert 0.3 < accuracy.reprojection_rmse < 1.2
+    # 39 m above ground by the barometer, give or take the 1.5 m of terrain, over 2340 px.
+    assert accuracy.gsd == pytest.approx(39 / 2340, rel=0.04)
     # A consumer receiver over a few minutes of one flight: decimetres of scatter, metres in common.
     assert 0.15 < (accuracy.gps_rmse_horizontal or 0) < 0.8
-    assert 0.15 < (accuracy.gps_rmse_vertical or 0) < 0.8
-    assert accuracy.position_sd == pytest.approx((1.5, 1.5, 3.1), rel=0.1)
+    # Heights follow the barometer, which hovered within 0.1 m.
+    assert 0.05 < (accuracy.gps_rmse_vertical or 0) < 0.25
+    up = np.array([pose.C[2] for pose in block.poses.values()])
+    assert up.std() < 0.3
+    assert accuracy.position_sd == pytest.approx((1.5, 1.5, 3.2), rel=0.1)
     # Nadir photos alone would say 2900 px and stretch all heights by a quarter; the camera's sensor and lens say 2340.
     assert [gap.id for gap in block.gaps] == ["drone.focal_held"]
     (camera,) = block.cameras.values()
     assert camera.params[0] == pytest.approx(3.61 / 6.17 * 4000)
-    heights = np.array([pose.C[2] for pose in block.poses.values()])
     stated = [photo.relative_altitude for photo in block.flight.photos]
-    above = float(np.median(heights)) - float(np.median(block.points[:, 2]))
-    # Above take-off by barometer; the ground lies within a few metres of where it took off.
-    assert abs(above - float(np.mean([a for a in stated if a is not None]))) < 5
+    above = float(np.median(up)) - float(np.median(block.points[:, 2]))
+    # Above take-off by barometer; the ground lies within a metre or two of where it took off.
+    assert abs(above - float(np.mean([a for a in stated if a is not None]))) < 3
 
 
 def test_two_photos_of_different_flights_share_no_name(tmp_path: Path) -> None:
