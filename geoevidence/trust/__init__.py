@@ -11,9 +11,17 @@ from typing import Any
 
 _HOMES = {
     "canonical": ("dumps", "loads", "loads_canonical"),
+    "certificates": (
+        "Certificate", "Scheme", "SubjectKey", "build_chain", "check_purpose", "parse_certificate",
+        "parse_certificates_pem_or_der",
+    ),
     "checks": ("verify_package",),
+    "curves": ("verify_ecdsa", "verify_sm2"),
     "digests": ("Digest", "FileDigests", "commitment", "digest_bytes", "digest_file", "open_commitment", "short_code"),
-    "errors": ("FormatError", "GeoEvidenceError", "InputError", "ProofError", "SignatureError", "VerificationError"),
+    "errors": (
+        "CertificateError", "FormatError", "GeoEvidenceError", "InputError", "ProofError", "SignatureError",
+        "UnsupportedError", "VerificationError",
+    ),
     "events": ("Event", "ItemRecord", "Leaf", "event_bytes", "parse_event", "parse_leaf"),
     "bundle": ("build_pyz",),
     "merkle": (
@@ -21,11 +29,14 @@ _HOMES = {
         "verify_inclusion",
     ),
     "notes": (
-        "LogCheckpoint", "NoteSignature", "SignedNote", "TlogProof", "note_key_hash", "note_key_name",
-        "parse_checkpoint", "parse_note", "parse_proof",
+        "Cosignature", "LogCheckpoint", "NoteSignature", "SignedNote", "TlogProof", "cosignature_key_hash", "note_key_hash",
+        "note_key_name", "parse_checkpoint", "parse_cosignature", "parse_note", "parse_proof",
     ),
     "policy": ("DEMONSTRATION", "VERDICTS", "TrustPolicy", "TrustedKey", "parse_policy"),
-    "signatures": ("Envelope", "EnvelopeSignature", "PublicKey", "pae", "parse_envelope", "verify_ed25519"),
+    "signatures": (
+        "ALGORITHMS", "Envelope", "EnvelopeSignature", "PublicKey", "pae", "parse_envelope", "verify_ed25519",
+    ),
+    "timestamps": ("TimeStamp", "openssl_command", "parse_time_stamp"),
     "verdict": ("Check", "VerificationReport"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

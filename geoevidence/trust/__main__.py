@@ -1,6 +1,7 @@
 """The command line of verify.pyz.
 
-    python3 verify.pyz [PACKAGE] [--trust FILE] [--checkpoint FILE] [--lang zh|en] [--json]
+    python3 verify.pyz [PACKAGE] [--trust FILE] [--checkpoint FILE]... [--code CODE] [--supplement PATH]...
+                       [--package PATH] [--slow] [--lang zh|en] [--json]
 
 PACKAGE is a folder or a zip; left out, it is the package that verify.pyz lies in. Prints the
 report; exit codes are those of `VerificationReport.exit_code`, 64 for wrong usage. Standard library only.
@@ -72,7 +73,11 @@ def _parser(lang: str) -> _Parser:
     parser = _Parser(prog="verify.pyz", description=say("description"), epilog=say("exit_codes"))
     parser.add_argument("package", nargs="?", metavar="PACKAGE", help=say("package"))
     parser.add_argument("--trust", metavar="FILE", help=say("trust"))
-    parser.add_argument("--checkpoint", metavar="FILE", help=say("checkpoint"))
+    parser.add_argument("--checkpoint", metavar="FILE", action="append", default=[], help=say("checkpoint"))
+    parser.add_argument("--code", metavar="CODE", help=say("code"))
+    parser.add_argument("--supplement", metavar="PATH", action="append", default=[], help=say("supplement"))
+    parser.add_argument("--package", dest="of", metavar="PATH", help=say("of"))
+    parser.add_argument("--slow", action="store_true", help=say("slow"))
     parser.add_argument("--lang", choices=messages.LANGUAGES, help=say("lang"))
     parser.add_argument("--json", action="store_true", help=say("json"))
     return parser
@@ -110,8 +115,16 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             raise _Usage(messages.render("trust.cli.no_package", {}, lang))
         package = Path(options.package) if options.package is not None else own.parent  # type: ignore[union-attr]
         policy = parse_policy(_read(options.trust), where=options.trust) if options.trust else None
-        known = _read(options.checkpoint) if options.checkpoint else None
-        report = verify_package(package, policy=policy, known_checkpoint=known, now=datetime.now(timezone.utc))
+        report = verify_package(
+            package,
+            policy=policy,
+            known_checkpoints=[_read(path) for path in options.checkpoint],
+            code=options.code,
+            supplements=options.supplement,
+            package=options.of,
+            now=datetime.now(timezone.utc),
+            slow=options.slow,
+        )
         lines, itself = _self_words(own, package, lang)
     except _Usage as error:
         sys.stderr.write(f"verify.pyz: {error}\n{_parser(lang).format_usage()}")

@@ -69,7 +69,9 @@ def _write_members(value: Any, parts: list[str], depth: int) -> None:
     if not all(isinstance(name, str) for name in value):
         raise FormatError("trust.json_type", where="JSON", found="name")
     parts.append("{")
-    for index, name in enumerate(sorted(value, key=_utf16)):
+    # for ASCII the two orders are one, and nearly all names are ASCII
+    names = sorted(value) if all(map(str.isascii, value)) else sorted(value, key=_utf16)
+    for index, name in enumerate(names):
         parts.append("," if index else "")
         parts.append(encode_basestring(name))
         parts.append(":")

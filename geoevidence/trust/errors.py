@@ -4,8 +4,10 @@
     |-- InputError
     |   `-- FormatError
     `-- VerificationError
+        |-- CertificateError
         |-- ProofError
-        `-- SignatureError
+        |-- SignatureError
+        `-- UnsupportedError
 
 `geoevidence.errors` adds the rest. An error is a message id with values, so that
 it can be said in Chinese or in English; the values are attributes of the error.
@@ -33,8 +35,11 @@ class GeoEvidenceError(Exception):
         super().__init__(message_id)
 
     def render(self, lang: str = "en") -> str:
-        """The message in `lang` ("zh" or "en")."""
-        return messages.render(self.message_id, self.values, lang)
+        """The message in `lang` ("zh" or "en"); values that are errors themselves are rendered in it too."""
+        shown = {
+            name: value.render(lang) if isinstance(value, GeoEvidenceError) else value for name, value in self.values.items()
+        }
+        return messages.render(self.message_id, shown, lang)
 
     def __str__(self) -> str:
         return self.render("en")
@@ -59,9 +64,17 @@ class VerificationError(GeoEvidenceError):
     """A claim does not hold."""
 
 
+class CertificateError(VerificationError):
+    """A certificate does not lead to a trusted root, or may not be used so, or not at that time."""
+
+
 class ProofError(VerificationError):
     """A Merkle proof does not lead to the stated root."""
 
 
 class SignatureError(VerificationError):
     """A signature does not fit its key and payload."""
+
+
+class UnsupportedError(VerificationError):
+    """This verifier does not know what it would take to check the claim: not checked, which is not refuted."""

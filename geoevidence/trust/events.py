@@ -27,9 +27,10 @@ TYPES = (
 ITEM_FOLDERS = ("originals", "derived", "records", "report", "seal")
 CASE = re.compile(r"C-[0-9a-f]{10}", re.ASCII)
 WORKSPACE = re.compile(r"W-[0-9a-f]{10}", re.ASCII)
-_EVENT_ID = re.compile(r"E-([0-9a-f]{8})-([1-9][0-9]{0,14})", re.ASCII)
+EVENT_ID = re.compile(r"E-([0-9a-f]{8})-([1-9][0-9]{0,14})", re.ASCII)
 _ITEM_ID = re.compile(r"(E-[0-9a-f]{8}-[1-9][0-9]{0,14})-([1-9][0-9]{0,14})", re.ASCII)
 _HEX64 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_FORBIDDEN = re.compile(r"[\\\x00-\x09\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _FIELDS = {
     "schema", "event_id", "type", "case", "actor", "device", "time_claimed", "clock", "seq", "prev_event", "anchor",
     "inputs", "outputs", "process", "note",
@@ -123,7 +124,7 @@ def parse_event(payload: bytes, *, where: str = "event") -> Event:
 
     closed(raw, _FIELDS, "event")
     need(raw["schema"] == SCHEMA, "schema")
-    need(isinstance(raw["event_id"], str) and _EVENT_ID.fullmatch(raw["event_id"]), "event_id")
+    need(isinstance(raw["event_id"], str) and EVENT_ID.fullmatch(raw["event_id"]), "event_id")
     need(raw["type"] in TYPES, "type")
     need(isinstance(raw["case"], str) and CASE.fullmatch(raw["case"]), "case")
     closed(raw["actor"], {"id", "role", "auth_level", "key_id"}, "actor")
@@ -222,8 +223,8 @@ def path_defect(path: str) -> Optional[str]:
     """
     if any(part in ("", ".", "..") for part in path.split("/")):
         return "trust.path_parts"
-    if "\\" in path or any((c < " " and c not in "\r\n") or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in path):
+    if _FORBIDDEN.search(path):
         return "trust.path_characters"
-    if unicodedata.normalize("NFC", path) != path:
+    if not unicodedata.is_normalized("NFC", path):
         return "trust.path_nfc"
     return None

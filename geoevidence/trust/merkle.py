@@ -48,6 +48,12 @@ class RootBuilder:
         self._peaks.append(peak)
         self.size += 1
 
+    def copy(self) -> RootBuilder:
+        """One of its own with the same leaves."""
+        other = RootBuilder()
+        other.size, other._peaks = self.size, list(self._peaks)
+        return other
+
     def root(self) -> bytes:
         """Root of the leaves so far; more may follow."""
         if not self._peaks:

@@ -1,8 +1,9 @@
-"""Signed notes, log checkpoints and log proofs as text files (C2SP signed-note, tlog-checkpoint, tlog-proof).
+"""Signed notes, log checkpoints, cosignatures and log proofs as text files.
 
-Each parser accepts the one encoding that its writer gives: `parse(x).to_bytes() == x`.
-Signatures are parsed here and checked by `SignedNote.verify`; other parties' signatures
-(witnesses) may stand beside ours. Raises FormatError or SignatureError. Standard library only.
+C2SP signed-note, tlog-checkpoint, tlog-cosignature, tlog-proof. Each parser accepts the one encoding
+that its writer gives: `parse(x).to_bytes() == x`. Signatures are parsed here and checked by `SignedNote.verify`
+and `Cosignature.verify`; other parties' signatures may stand beside ours. All are Ed25519.
+Raises FormatError or SignatureError. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Optional
 
 from geoevidence.trust.canonical import base64_text, base64_value
@@ -18,6 +20,8 @@ from geoevidence.trust.signatures import PublicKey
 
 _PROOF_HEADER = "c2sp.org/tlog-proof@v1"
 _ED25519_TYPE = 0x01
+_COSIGNATURE_TYPE = 0x04
+_LAST_SECOND = 253402300799  # 9999-12-31T23:59:59Z
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 _MAX_NOTE = 1 << 20
 
@@ -29,7 +33,22 @@ def note_key_name(key: PublicKey) -> str:
 
 def note_key_hash(name: str, public_key: bytes) -> bytes:
     """First 4 bytes of SHA-256(name || 0x0A || 0x01 || Ed25519 public key) (signed-note, section on signature types)."""
-    return hashlib.sha256(name.encode("utf-8") + b"\n" + bytes([_ED25519_TYPE]) + public_key).digest()[:4]
+    return _key_hash(name, _ED25519_TYPE, public_key)
+
+
+def cosignature_key_hash(name: str, public_key: bytes) -> bytes:
+    """First 4 bytes of SHA-256(name || 0x0A || 0x04 || Ed25519 public key) (tlog-cosignature, section Format)."""
+    return _key_hash(name, _COSIGNATURE_TYPE, public_key)
+
+
+def _key_hash(name: str, kind: int, public_key: bytes) -> bytes:
+    return hashlib.sha256(name.encode("utf-8") + b"\n" + bytes([kind]) + public_key).digest()[:4]
+
+
+def _require_ed25519(key: PublicKey) -> None:
+    # the key hash does not bind the algorithm of another key to its bytes
+    if key.algorithm != "ed25519":
+        raise SignatureError("trust.note_algorithm", name=note_key_name(key), found=key.algorithm)
 
 
 @dataclass(frozen=True)
@@ -73,7 +92,8 @@ class SignedNote:
         return (self.text + "\n" + "".join(lines)).encode("utf-8")
 
     def verify(self, key: PublicKey) -> None:
-        """Raises SignatureError unless `key` signed this note under its own name."""
+        """Raises SignatureError unless `key`, an Ed25519 key, signed this note under its own name."""
+        _require_ed25519(key)
         name = note_key_name(key)
         wanted = note_key_hash(name, key.raw)
         for each in self.signatures:
@@ -144,6 +164,69 @@ def parse_checkpoint(data: bytes, *, where: str = "checkpoint") -> tuple[LogChec
     """The checkpoint and the note that carries it. Raises FormatError."""
     note = parse_note(data, where=where)
     return LogCheckpoint.from_text(note.text, where=where), note
+
+
+@dataclass(frozen=True)
+class Cosignature:
+    """A witness's statement that it has seen a checkpoint, and no other of its size, by a time (tlog-cosignature, Ed25519).
+
+    name: key name of the witness.
+    key_hash: 4 bytes, `cosignature_key_hash` of its key.
+    seconds: Unix time by the clock of the witness, until the year 9999.
+    signature: 64 bytes.
+    """
+
+    name: str
+    key_hash: bytes
+    seconds: int
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.key_hash) != 4 or not 0 <= self.seconds <= _LAST_SECOND or len(self.signature) != 64:
+            raise FormatError("trust.cosignature_syntax", where=self.name)
+
+    @property
+    def time(self) -> str:
+        """The time of the witness, `YYYY-MM-DDThh:mm:ssZ`."""
+        return f"{(datetime(1970, 1, 1) + timedelta(seconds=self.seconds)).isoformat()}Z"
+
+    @property
+    def latest(self) -> str:
+        """The end of that second: the checkpoint was there before it. The last second there is has none after it."""
+        return f"{(datetime(1970, 1, 1) + timedelta(seconds=min(self.seconds + 1, _LAST_SECOND))).isoformat()}Z"
+
+    def message(self, text: str) -> bytes:
+        """The bytes that are signed for the checkpoint of that signed text."""
+        return f"cosignature/v1\ntime {self.seconds}\n{text}".encode()
+
+    def verify(self, key: PublicKey, text: str) -> None:
+        """Raises SignatureError unless `key`, under its own name, cosigned the checkpoint of that signed text."""
+        _require_ed25519(key)
+        name = note_key_name(key)
+        if (self.name, self.key_hash) != (name, cosignature_key_hash(name, key.raw)):
+            raise SignatureError("trust.note_not_signed", name=name)
+        key.verify(self.signature, self.message(text))
+
+    def to_bytes(self, text: str) -> bytes:
+        """The cosignature as a note of its own, with the signed text of its checkpoint: a `.cosig` file."""
+        raw = self.seconds.to_bytes(8, "big") + self.signature
+        return SignedNote(text, (NoteSignature(self.name, self.key_hash, raw),)).to_bytes()
+
+    @classmethod
+    def of_signature(cls, signature: NoteSignature, *, where: str = "cosignature") -> Cosignature:
+        """The cosignature in a signature line. Raises FormatError."""
+        raw = signature.signature
+        if len(raw) != 72 or int.from_bytes(raw[:8], "big") > _LAST_SECOND:
+            raise FormatError("trust.cosignature_syntax", where=where)
+        return cls(signature.name, signature.key_hash, int.from_bytes(raw[:8], "big"), raw[8:])
+
+
+def parse_cosignature(data: bytes, *, where: str = "cosignature") -> tuple[LogCheckpoint, Cosignature]:
+    """The checkpoint and its one cosignature, of the bytes of a `.cosig` file. Raises FormatError."""
+    checkpoint, note = parse_checkpoint(data, where=where)
+    if len(note.signatures) != 1:
+        raise FormatError("trust.cosignature_syntax", where=where)
+    return checkpoint, Cosignature.of_signature(note.signatures[0], where=where)
 
 
 @dataclass(frozen=True)

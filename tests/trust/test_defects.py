@@ -1,4 +1,4 @@
-"""A dishonest or faulty sealer: one defect each, sealed with valid signatures, and the check that must fail."""
+"""A dishonest or faulty sealer of version 1: one defect each, sealed with valid signatures, and the check that must fail."""
 
 from __future__ import annotations
 
@@ -35,7 +35,13 @@ def verify(files: dict[str, bytes], tmp_path: Path, **options: Any) -> Verificat
 
 def seal(log: Log, **options: Any) -> dict[str, bytes]:
     options["changes"] = {"verify.pyz": b"PK", **options.get("changes", {})}
-    return package_files(log, **options)
+    return package_files(log, **{"version": 1, **options})
+
+
+@pytest.fixture(scope="session")
+def files(log: Log) -> dict[str, bytes]:
+    """A package of version 1: what it must be is unchanged. Version 2 is tested by the tree."""
+    return seal(log)
 
 
 def failed(report: VerificationReport) -> set[str]:
@@ -378,23 +384,23 @@ def known(log: Log, size: int, *, leaves: list[bytes] | None = None, **options: 
 
 def test_known_checkpoints(log: Log, files: dict[str, bytes], tmp_path: Path) -> None:
     for size in range(6):
-        report = verify(files, tmp_path, known_checkpoint=known(log, size))
+        report = verify(files, tmp_path, known_checkpoints=[known(log, size)])
         assert report.exit_code == 0 and "trust.limit.rollback" not in report.limits
     fork = [*log.hashes[:2], leaf_hash(b"other"), *log.hashes[3:]]
     for size in range(3, 6):
-        report = verify(files, tmp_path, known_checkpoint=known(log, size, leaves=fork))
+        report = verify(files, tmp_path, known_checkpoints=[known(log, size, leaves=fork)])
         assert report.exit_code == 4 and report.fork and one(report, "rollback")
-    report = verify(files, tmp_path, known_checkpoint=known(log, 9, leaves=[*log.hashes, *log.hashes]))
+    report = verify(files, tmp_path, known_checkpoints=[known(log, 9, leaves=[*log.hashes, *log.hashes])])
     assert report.exit_code == 3 and report.stale and not report.failures
-    report = verify(files, tmp_path, known_checkpoint=known(log, 3, origin=ORIGIN[:-1] + "8"))
+    report = verify(files, tmp_path, known_checkpoints=[known(log, 3, origin=ORIGIN[:-1] + "8")])
     assert failed(report) == {"rollback"} and report.exit_code == 1
     forged = known(log, 3).replace(b"\n3\n", b"\n2\n")
-    assert one(verify(files, tmp_path, known_checkpoint=forged), "rollback").detail == "trust.signature_wrong"
+    assert one(verify(files, tmp_path, known_checkpoints=[forged]), "rollback").detail == "trust.signature_wrong"
 
 
 def test_a_broken_log_is_not_called_a_fork(log: Log, files: dict[str, bytes], tmp_path: Path) -> None:
     broken = {**files, "data/log/leaves.jsonl": files["data/log/leaves.jsonl"][:-1]}
-    report = verify(broken, tmp_path, known_checkpoint=known(log, 5))
+    report = verify(broken, tmp_path, known_checkpoints=[known(log, 5)])
     assert report.exit_code == 1 and not report.fork
 
 
@@ -724,5 +730,5 @@ def test_paths_whose_folder_is_a_file_elsewhere(files: dict[str, bytes], tmp_pat
 
 def test_a_finding_that_cannot_be_read(files: dict[str, bytes], tmp_path: Path) -> None:
     path = next(path for path in files if path.startswith("data/records/") and path.endswith("findings.json"))
-    report = verify({**files, path: files[path].replace(b"x", b"z")}, tmp_path)
+    report = verify({**files, path: files[path].replace(b"findings", b"findingz")}, tmp_path)
     assert {check.subject for check in report.failures} == {path}

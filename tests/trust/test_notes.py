@@ -9,15 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoevidence.trust import (
+    Cosignature,
     FormatError,
     GeoEvidenceError,
     LogCheckpoint,
     NoteSignature,
+    PublicKey,
     SignatureError,
     SignedNote,
     TlogProof,
+    cosignature_key_hash,
     note_key_hash,
+    note_key_name,
     parse_checkpoint,
+    parse_cosignature,
     parse_note,
     parse_proof,
     verify_ed25519,
@@ -66,6 +71,142 @@ def test_checkpoint_is_signed_by_name_and_key() -> None:
 def test_note_round_trip(text: str, signatures: list[NoteSignature]) -> None:
     note = SignedNote(text + "\n", tuple(signatures))
     assert parse_note(note.to_bytes()) == note
+
+
+# The example of C2SP tlog-cosignature, section Format: a checkpoint with its log's signature and a witness's
+COSIGNED = (
+    "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n"
+    "\u2014 example.com/behind-the-sofa "
+    "Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=\n"
+    "\u2014 witness.example.com/w1 "
+    "jWbPPwAAAABkGFDLEZMHwSRaJNiIDoe9DYn/zXcrtPHeolMI5OWXEhZCB9dlrDJsX3b2oyin1nPZqhf5nNo0xUe+mbIUBkBIfZ+qnA==\n"
+).encode()
+MESSAGE = (
+    b"cosignature/v1\ntime 1679315147\nexample.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n"
+)
+# Verifier keys of witnesses that run (test data of github.com/transparency-dev/formats, note_cosigv1_test.go)
+VERIFIER_KEY = "remora.n621.de+da77ade7+BOvN63jn/bLvkieywe8R6UYAtVtNbZpXh34x7onlmtw2"
+
+
+def cosignature(key: Key, text: str, seconds: int = 1795420800) -> Cosignature:
+    name = note_key_name(key.public)
+    unsigned = Cosignature(name, cosignature_key_hash(name, key.public.raw), seconds, bytes(64))
+    return Cosignature(name, unsigned.key_hash, seconds, key.sign(unsigned.message(text)))
+
+
+def test_cosignature_of_the_specification() -> None:
+    log_line, witness_line = parse_note(COSIGNED).signatures
+    found = Cosignature.of_signature(witness_line)
+    assert (found.name, found.seconds, found.time) == ("witness.example.com/w1", 1679315147, "2023-03-20T12:25:47Z")
+    text = parse_note(COSIGNED).text
+    assert found.message(text) == MESSAGE
+    alone = found.to_bytes(text)
+    assert parse_cosignature(alone) == (LogCheckpoint.from_text(text), found)
+    assert alone.replace(b"\n\n", b"\n\n" + COSIGNED.splitlines(keepends=True)[4]) == COSIGNED
+    with pytest.raises(FormatError):
+        Cosignature.of_signature(log_line)
+    with pytest.raises(FormatError):
+        parse_cosignature(COSIGNED)
+
+
+def test_key_hash_of_a_witness() -> None:
+    name, key_hash, material = VERIFIER_KEY.split("+")
+    raw = base64_value(material, where="vkey")
+    assert raw[0] == 4 and cosignature_key_hash(name, raw[1:]).hex() == key_hash
+    assert note_key_hash(name, raw[1:]).hex() != key_hash
+
+
+def test_cosignature_is_by_name_key_time_and_text() -> None:
+    key, other = Key(1), Key(2)
+    text = LogCheckpoint(ORIGIN, 7, b"r" * 32).to_text()
+    found = cosignature(key, text)
+    assert parse_cosignature(found.to_bytes(text)) == (LogCheckpoint(ORIGIN, 7, b"r" * 32), found)
+    found.verify(key.public, text)
+    assert found.time == "2026-11-23T08:00:00Z"
+    for wrong, signer, of in (
+        (found, other, text),
+        (found, key, text.replace("7", "8")),
+        (Cosignature(found.name, found.key_hash, found.seconds + 1, found.signature), key, text),
+        (Cosignature(found.name, note_key_hash(found.name, key.public.raw), found.seconds, found.signature), key, text),
+        (Cosignature("witness", cosignature_key_hash("witness", key.public.raw), found.seconds, found.signature), key, text),
+    ):
+        with pytest.raises(SignatureError):
+            wrong.verify(signer.public, of)
+
+
+def test_a_checkpoint_signature_is_no_cosignature_and_the_reverse() -> None:
+    """The header line keeps the two apart: a witness that is also a log signs each with its own message."""
+    key = Key(1)
+    checkpoint, note = parse_checkpoint(key.checkpoint(7, b"r" * 32))
+    text = checkpoint.to_text()
+    found = cosignature(key, text)
+    plain = NoteSignature(found.name, note_key_hash(found.name, key.public.raw), found.signature)
+    with pytest.raises(SignatureError):
+        SignedNote(text, (plain,)).verify(key.public)
+    with pytest.raises(SignatureError):
+        Cosignature(found.name, found.key_hash, found.seconds, note.signatures[0].signature).verify(key.public, text)
+
+
+def test_notes_are_signed_with_ed25519_only() -> None:
+    # the generator of P-256 (SEC 2 section 2.4.2) is a point, so it is a key
+    point = bytes.fromhex(
+        "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
+        "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
+    )
+    key = PublicKey("ecdsa-p256-sha256", point)
+    text = LogCheckpoint(ORIGIN, 7, b"r" * 32).to_text()
+    name = note_key_name(key)
+    note = SignedNote(text, (NoteSignature(name, note_key_hash(name, key.raw), b"s"),))
+    for check in (
+        lambda: note.verify(key),
+        lambda: Cosignature(name, cosignature_key_hash(name, key.raw), 1, bytes(64)).verify(key, text),
+    ):
+        with pytest.raises(SignatureError) as caught:
+            check()
+        assert caught.value.message_id == "trust.note_algorithm"
+
+
+@given(HASHES, st.integers(0, 10**18 - 1), st.integers(0, 253402300799), NAMES, st.binary(min_size=64, max_size=64))
+def test_cosignature_round_trip(root: bytes, size: int, seconds: int, name: str, signature: bytes) -> None:
+    checkpoint = LogCheckpoint(ORIGIN, size, root)
+    found = Cosignature(name, b"hash", seconds, signature)
+    data = found.to_bytes(checkpoint.to_text())
+    assert parse_cosignature(data) == (checkpoint, found)
+    assert len(found.time) == 20 and found.time <= "9999-12-31T23:59:59Z"
+
+
+COSIGNATURE = cosignature(Key(1), LogCheckpoint(ORIGIN, 7, b"r" * 32).to_text()).to_bytes(
+    LogCheckpoint(ORIGIN, 7, b"r" * 32).to_text()
+)
+
+
+@given(st.integers(0, len(COSIGNATURE) - 1), st.integers(1, 255))
+def test_a_changed_cosignature_is_refused(place: int, change: int) -> None:
+    changed = bytearray(COSIGNATURE)
+    changed[place] ^= change
+    with pytest.raises(GeoEvidenceError):
+        checkpoint, found = parse_cosignature(bytes(changed))
+        assert found.to_bytes(checkpoint.to_text()) == bytes(changed)
+        found.verify(Key(1).public, checkpoint.to_text())
+
+
+@pytest.mark.parametrize(
+    "raw", [b"hash" + bytes(71), b"hash" + bytes(73), b"hash" + (253402300800).to_bytes(8, "big") + bytes(64)]
+)
+def test_cosignature_refuses(raw: bytes) -> None:
+    text = LogCheckpoint(ORIGIN, 7, b"r" * 32).to_text()
+    data = SignedNote(text, (NoteSignature("w", raw[:4], raw[4:]),)).to_bytes()
+    with pytest.raises(FormatError):
+        parse_cosignature(data)
+
+
+@pytest.mark.parametrize(
+    ("key_hash", "seconds", "signature"),
+    [(b"123", 1, bytes(64)), (b"1234", -1, bytes(64)), (b"1234", 253402300800, bytes(64)), (b"1234", 1, bytes(63))],
+)
+def test_cosignatures_that_could_not_be_read_are_not_made(key_hash: bytes, seconds: int, signature: bytes) -> None:
+    with pytest.raises(FormatError):
+        Cosignature("w", key_hash, seconds, signature)
 
 
 @given(
@@ -187,6 +328,6 @@ def test_checkpoints_that_could_not_be_read_are_not_made(origin: str, size: int,
 
 @given(st.binary(max_size=120))
 def test_hostile_bytes_raise_only_our_error(data: bytes) -> None:
-    for parse in (parse_note, parse_checkpoint, parse_proof):
+    for parse in (parse_note, parse_checkpoint, parse_proof, parse_cosignature):
         with pytest.raises(GeoEvidenceError):
             parse(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tracemalloc
 import zipfile
 import zlib
@@ -13,11 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from geoevidence.trust import InputError, VerificationError, VerificationReport, verify_package
+from geoevidence.trust import InputError, VerificationError, VerificationReport, checks, verify_package
 from geoevidence.trust.archive import Entry, archive_bytes, end_records, sort_key
-from geoevidence.trust.container import open_container
-from geoevidence.trust.verdict import RULES
+from geoevidence.trust.container import Defect, open_container
+from geoevidence.trust.verdict import PACKAGE_CHECKS, RULES
 from tests.trust.builder import Log, package_files, sample_log, write_folder, write_zip
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "formats" / "verify.md"
 
 
 def names(report: VerificationReport, path: str) -> bool:
@@ -31,19 +34,19 @@ def test_folder_and_zip_pass_every_check_that_can_be_made(folder: Path, archive:
         assert report.failures == () and report.exit_code == 0 and report.verified
         assert list(report.verdicts.values()) == ["passed", "not_checked", "not_checked", "passed", "not_checked"]
         open_checks = {check.name for check in report.checks if check.status == "not_checked"}
-        assert open_checks == {"trusted_keys", "claimed_past", "attested", "rollback", "recompute"}
-        assert [name for name in RULES if any(check.name == name for check in report.checks)] == list(RULES)
+        assert open_checks == {"code", "trusted_keys", "claimed_past", "attested", "rollback", "recompute", "recompute_trusted"}
+        assert [name for name in RULES if any(check.name == name for check in report.checks)] == list(PACKAGE_CHECKS)
         assert report.require() is report
-        assert report.facts["files"] == 24 and report.facts["leaves"] == 5 and report.facts["demonstration"] is True
+        assert report.facts["files"] == 28 and report.facts["leaves"] == 5 and report.facts["demonstration"] is True
 
 
-def test_numbers_are_those_of_the_docstring() -> None:
-    from geoevidence.trust import checks
-
-    for name, rule in RULES.items():
-        assert f"   {rule.number:<5}{name}" in (checks.__doc__ or "") or f"   {rule.number} {name}" in (checks.__doc__ or ""), (
-            name
-        )
+def test_numbers_are_those_of_the_document() -> None:
+    """docs/formats/verify.md and the docstring of `checks` list the checks by number and name."""
+    table = re.findall(r"^\| (\d\.\d+) \| `(\w+)` \|", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    assert table == [(rule.number, name) for name, rule in RULES.items()]
+    assert re.findall(r"(\d\.\d+) (\w+)", (checks.__doc__ or "").partition("The order")[0]) == [
+        (rule.number, name) for name, rule in RULES.items()
+    ]
 
 
 # ---- every byte ----------------------------------------------------------------------------
@@ -314,7 +317,8 @@ def test_archives_are_read_by_others(count: int, tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as other:
         assert len(other.infolist()) == count and other.testzip() is None
     with open_container(path) as ours:
-        assert len(ours.sizes) == count and ours.defects == []
+        defects: list[Defect] = []
+        assert len(list(ours.files(defects.append))) == count and defects == []
 
 
 def test_zip64_headers_are_read_by_others(tmp_path: Path) -> None:
@@ -333,7 +337,8 @@ def test_zip64_headers_are_read_by_others(tmp_path: Path) -> None:
         assert other.getinfo("P/big").file_size == size and other.getinfo("P/small").header_offset == big.end
         assert other.read("P/small") == b"hi"
     with open_container(path) as ours:
-        assert ours.sizes == {"big": size, "small": 2} and ours.defects == []
+        defects: list[Defect] = []
+        assert list(ours.files(defects.append)) == [("big", size), ("small", 2)] and defects == []
         with ours.open("small") as stream:
             assert stream.read() == b"hi"
 

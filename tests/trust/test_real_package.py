@@ -48,7 +48,7 @@ def test_the_later_package_knows_the_earlier_log(sealed: tuple[Path, Path]) -> N
     assert second["tree_size"] == first["tree_size"] + 1
     early = (sealed[0] / "data" / "log" / "checkpoint").read_bytes()
     assert parse_checkpoint(early)[0].tree_size == first["tree_size"] - 1
-    assert verify_package(sealed[1], known_checkpoint=early).exit_code == 0
+    assert verify_package(sealed[1], known_checkpoints=[early]).exit_code == 0
 
 
 @pytest.mark.parametrize("offset", range(0, 2400, 109))
