@@ -8,12 +8,16 @@
     |   `-- CoverageError            too much of what was asked is not covered by data
     |-- ConfigError                  an unknown or out-of-range setting
     |-- CustodyError                 the store or the log refuses
+    |   |-- AnswerError              an authority or a witness answers otherwise than it was asked
     |   |-- DigestMismatchError      bytes are not those that were recorded
-    |   `-- LogInconsistentError     the log is not an extension of what is known
+    |   |-- LogInconsistentError     the log is not an extension of what is known
+    |   `-- NoAnswerError            an authority or a witness cannot be reached: ask again later
     |-- PackageError                 a package cannot be made
     |-- VerificationError            a claim does not hold
+    |   |-- CertificateError
     |   |-- ProofError
-    |   `-- SignatureError
+    |   |-- SignatureError
+    |   `-- UnsupportedError         cannot be checked here, which is not refuted
     `-- AnalysisError                the data do not support the computation
         |-- ReconstructionError
         `-- HistoryTooShortError
@@ -23,11 +27,13 @@ Bad use by a programmer is TypeError or ValueError.
 
 from geoevidence import messages as _messages  # noqa: F401  (adds the texts)
 from geoevidence.trust.errors import (
+    CertificateError,
     FormatError,
     GeoEvidenceError,
     InputError,
     ProofError,
     SignatureError,
+    UnsupportedError,
     VerificationError,
 )
 
@@ -52,12 +58,20 @@ class CustodyError(GeoEvidenceError):
     """The store or the log refuses."""
 
 
+class AnswerError(CustodyError):
+    """An authority or a witness answers otherwise than it was asked."""
+
+
 class DigestMismatchError(CustodyError):
     """Bytes are not those that were recorded."""
 
 
 class LogInconsistentError(CustodyError):
     """The log is not an extension of what is known."""
+
+
+class NoAnswerError(CustodyError):
+    """An authority or a witness cannot be reached: ask again later."""
 
 
 class PackageError(GeoEvidenceError):
@@ -78,6 +92,8 @@ class HistoryTooShortError(AnalysisError):
 
 __all__ = [
     "AnalysisError",
+    "AnswerError",
+    "CertificateError",
     "ConfigError",
     "CoverageError",
     "CrsError",
@@ -89,9 +105,11 @@ __all__ = [
     "HistoryTooShortError",
     "InputError",
     "LogInconsistentError",
+    "NoAnswerError",
     "PackageError",
     "ProofError",
     "ReconstructionError",
     "SignatureError",
+    "UnsupportedError",
     "VerificationError",
 ]

@@ -12,16 +12,18 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal
+from types import UnionType
+from typing import Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from geoevidence.errors import FormatError
 from geoevidence.messages import render
 from geoevidence.trust import canonical
 
+_Config = TypeVar("_Config")
 Lang = Literal["zh", "en"]
 Role = Literal["original", "derived", "record"]
 AcquiredFrom = Literal["exif", "stac", "file", "declared"]
@@ -71,6 +73,47 @@ def decimal_value(text: Any, where: str) -> float:
     if not math.isfinite(value):
         raise FormatError("core.not_a_decimal", where=where, found=repr(text))
     return value
+
+
+def config_from_parameters(kind: type[_Config], parameters: Mapping[str, Any], *, where: str = "parameters") -> _Config:
+    """The configuration dataclass whose recorded parameters these are: decimals are texts, nested dataclasses tables.
+
+    A field that is not recorded keeps its default. Raises FormatError for a name or type that the dataclass does not have.
+    """
+    hints = get_type_hints(kind)
+    known = {each.name for each in fields(kind) if each.init}  # type: ignore[arg-type]
+    values = {}
+    for name, raw in parameters.items():
+        if name not in known:
+            raise FormatError("core.unknown_parameter", where=where, name=name)
+        values[name] = _typed(hints[name], raw, f"{where}.{name}")
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise FormatError("core.bad_parameter", where=where, reason=str(error)) from error
+
+
+def _typed(hint: Any, raw: Any, where: str) -> Any:
+    """`raw` as a value of the type `hint`. Raises FormatError."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if is_dataclass(hint) and isinstance(raw, Mapping):
+        return config_from_parameters(cast(type, hint), raw, where=where)
+    if origin is Literal and raw in parts:
+        return raw
+    if origin in (UnionType, Union):
+        if raw is None and type(None) in parts:
+            return None
+        # one type besides None is all that configurations use
+        return _typed(next(part for part in parts if part is not type(None)), raw, where)
+    if origin is tuple and isinstance(raw, list):
+        each = [parts[0]] * len(raw) if parts[1:] == (...,) else list(parts)
+        if len(each) == len(raw):
+            return tuple(_typed(part, value, f"{where}[{n}]") for n, (part, value) in enumerate(zip(each, raw, strict=True)))
+    if hint is float:
+        return decimal_value(raw, where)
+    if hint in (int, str, bool) and type(raw) is hint:
+        return raw
+    raise FormatError("core.field_type", field=where, where="parameters", expected=str(hint), found=type(raw).__name__)
 
 
 def utc_text(moment: datetime) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, delete, event, func, insert, select
+from sqlalchemy import create_engine, delete, event, func, insert, select, update
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -35,7 +35,7 @@ from geoevidence.catalogue.projections import project
 from geoevidence.custody.log import CaseKey, CaseSummary, CustodyEvent, read_event
 from geoevidence.custody.store import ObjectStore
 from geoevidence.errors import CustodyError, FormatError, LogInconsistentError
-from geoevidence.trust.canonical import loads
+from geoevidence.trust.canonical import base64_text, base64_value, dumps, loads
 from geoevidence.trust.signatures import PublicKey
 from geoevidence.types import EvidenceItem, utc_value
 
@@ -68,12 +68,22 @@ class SqliteLogStore:
             raise CustodyError("custody.catalogue_missing", path=self._path)
         with self._connected(immediate=False) as connection:
             meta = {row.name: row.value for row in connection.execute(select(Meta.name, Meta.value))}
-        if meta.get("schema") != str(SCHEMA):
-            raise CustodyError("custody.catalogue_version", path=self._path, found=meta.get("schema", "-"), expected=SCHEMA)
         if meta.get("workspace") != workspace_id:
             raise CustodyError(
                 "custody.catalogue_other", path=self._path, found=meta.get("workspace", "-"), expected=workspace_id
             )
+        if meta.get("schema") == "1":
+            self._add_certificates()
+        elif meta.get("schema") != str(SCHEMA):
+            raise CustodyError("custody.catalogue_version", path=self._path, found=meta.get("schema", "-"), expected=SCHEMA)
+
+    def _add_certificates(self) -> None:
+        """From schema 1 to 2, in one transaction."""
+        with self._connected(immediate=True) as connection:
+            # another process may have done it since we looked
+            if connection.scalar(select(Meta.value).where(Meta.name == "schema")) == "1":
+                connection.exec_driver_sql("ALTER TABLE case_key ADD COLUMN certificates TEXT NOT NULL DEFAULT '[]'")
+                connection.execute(update(Meta).where(Meta.name == "schema").values(value=str(SCHEMA)))
 
     def close(self) -> None:
         """Give back the file. The store opens it again when asked."""
@@ -172,9 +182,13 @@ class SqliteLog:
                 raise LogInconsistentError("custody.leaf_unreadable", index=row.position, reason=type(row.data).__name__)
         return tuple(row.data for row in rows)
 
-    def disclosures(self, case_id: str) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
+    def disclosures(self, case_id: str, start: int = 0) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
         found: dict[str, dict[str, dict[str, str]]] = {}
-        for row in self._connection.execute(select(Disclosure.__table__).where(Disclosure.case_id == case_id)):
+        query = select(Disclosure.__table__).where(Disclosure.case_id == case_id)
+        if start:
+            later = select(Leaf.event_id).where(Leaf.case_id == case_id, Leaf.position >= start)
+            query = query.where(Disclosure.event_id.in_(later))
+        for row in self._connection.execute(query):
             found.setdefault(row.event_id, {})[row.field] = {"salt": row.salt, "value": row.value}
         return found
 
@@ -194,9 +208,12 @@ class SqliteLog:
                 key = PublicKey(row.algorithm, row.public_key)
                 if key.key_id != row.key_id:
                     raise LogInconsistentError("custody.catalogue_key", case=case_id, key_id=row.key_id)
-            except (FormatError, TypeError) as error:
+                certificates = tuple(
+                    base64_value(each, where="case_key") for each in loads(row.certificates.encode("utf-8"), where="case_key")
+                )
+            except (FormatError, TypeError, AttributeError) as error:
                 raise LogInconsistentError("custody.catalogue_key", case=case_id, key_id=row.key_id) from error
-            keys.append(CaseKey(public_key=key, label=row.label))
+            keys.append(CaseKey(public_key=key, label=row.label, certificates=certificates))
         return tuple(keys)
 
     def items(self, case_id: str) -> tuple[EvidenceItem, ...]:
@@ -234,7 +251,12 @@ class SqliteLog:
         public = key.public_key
         self._connection.execute(
             insert(CaseKeyRow).values(
-                case_id=case_id, key_id=public.key_id, algorithm=public.algorithm, public_key=public.raw, label=key.label
+                case_id=case_id,
+                key_id=public.key_id,
+                algorithm=public.algorithm,
+                public_key=public.raw,
+                label=key.label,
+                certificates=dumps([base64_text(each) for each in key.certificates]).decode("ascii"),
             )
         )
 

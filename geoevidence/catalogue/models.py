@@ -10,8 +10,8 @@ from __future__ import annotations
 from sqlalchemy import Boolean, ForeignKeyConstraint, Index, Integer, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = 1
-"""Raised by every change of these tables."""
+SCHEMA = 2
+"""Raised by every change of these tables. 2: `case_key` has `certificates`."""
 
 
 class Base(DeclarativeBase):
@@ -58,7 +58,7 @@ class Checkpoint(Base):
 
 
 class CaseKeyRow(Base):
-    """A public key that signs in a case."""
+    """A public key that signs in a case. certificates: JSON list of base64 DER, its own first."""
 
     __tablename__ = "case_key"
     case_id: Mapped[str] = mapped_column(String, primary_key=True)
@@ -66,6 +66,7 @@ class CaseKeyRow(Base):
     algorithm: Mapped[str] = mapped_column(String)
     public_key: Mapped[bytes] = mapped_column(LargeBinary)
     label: Mapped[str] = mapped_column(String)
+    certificates: Mapped[str] = mapped_column(Text, server_default="[]")
 
 
 class CaseView(Base):

@@ -1,8 +1,34 @@
 """Custody: files come in, are fixed by digest, and every act on them is a signed event in an append-only log."""
 
-from geoevidence.custody.case import Case, Derivation, IngestResult, StoredResult, Workspace
-from geoevidence.custody.inspection import InspectionResult, inspect_path
+from geoevidence.custody.anchoring import (
+    PENDING,
+    SETTINGS,
+    AnchorResult,
+    Evidence,
+    EvidenceSources,
+    LogTestimony,
+    PendingEvidence,
+    TimeSettings,
+    anchor_case,
+    gather_evidence,
+    known_witness_keys,
+    log_testimonies,
+    read_time_settings,
+    seal_evidence,
+    sources_of,
+    stated_interval,
+    take_answer,
+    time_stamp_request,
+    witness_request,
+)
+from geoevidence.custody.asking import Answer, http_transport
+from geoevidence.custody.case import Case, Derivation, IngestResult, StoredResult, Workspace, laid_name
+from geoevidence.custody.ingest import name_problem
+from geoevidence.custody.inspection import InspectionResult, inspect_path, inspect_source_file
+from geoevidence.custody.keys import REASONS, EndedKey
+from geoevidence.custody.local_tsa import LocalTsa
 from geoevidence.custody.log import (
+    MAX_OUTPUTS,
     CaseKey,
     CaseSummary,
     CustodyEvent,
@@ -12,31 +38,94 @@ from geoevidence.custody.log import (
     LogStore,
     LogWriter,
     Session,
+    sign_envelope,
 )
+from geoevidence.custody.scrub import ScrubDefect, ScrubItem, ScrubReport
 from geoevidence.custody.sheet import CASE_FIELDS, case_template_text, read_case_toml
-from geoevidence.custody.signers import KeyFolder, Signer, SoftwareSigner
+from geoevidence.custody.signers import KeyFolder, KeyInfo, Signer, Sm2Signer, SoftwareSigner, key_folder_path
+from geoevidence.custody.sync import Handover, SyncResult
+from geoevidence.custody.timestamps import TimeStampClient
+from geoevidence.custody.trustfile import (
+    DEFAULT_ROLES,
+    TrustFile,
+    public_key_list,
+    read_certificate,
+    read_package_keys,
+    read_public_keys,
+)
+from geoevidence.custody.witness import MAX_REQUEST as MAX_WITNESS_REQUEST
+from geoevidence.custody.witness import Witness, WitnessClient, WitnessKey, read_log_keys
 
 __all__ = [
     "CASE_FIELDS",
+    "DEFAULT_ROLES",
+    "MAX_OUTPUTS",
+    "MAX_WITNESS_REQUEST",
+    "PENDING",
+    "REASONS",
+    "SETTINGS",
+    "AnchorResult",
+    "Answer",
     "Case",
     "CaseKey",
     "CaseSummary",
     "CustodyEvent",
     "Derivation",
+    "EndedKey",
+    "Evidence",
+    "EvidenceSources",
     "FileRef",
+    "Handover",
     "IngestResult",
     "InspectionResult",
     "KeyFolder",
+    "KeyInfo",
+    "LocalTsa",
     "LogReader",
     "LogStatus",
     "LogStore",
+    "LogTestimony",
     "LogWriter",
+    "PendingEvidence",
+    "ScrubDefect",
+    "ScrubItem",
+    "ScrubReport",
     "Session",
     "Signer",
+    "Sm2Signer",
     "SoftwareSigner",
     "StoredResult",
+    "SyncResult",
+    "TimeSettings",
+    "TimeStampClient",
+    "TrustFile",
+    "Witness",
+    "WitnessClient",
+    "WitnessKey",
     "Workspace",
+    "anchor_case",
     "case_template_text",
+    "gather_evidence",
+    "http_transport",
     "inspect_path",
+    "inspect_source_file",
+    "key_folder_path",
+    "known_witness_keys",
+    "laid_name",
+    "log_testimonies",
+    "name_problem",
+    "public_key_list",
     "read_case_toml",
+    "read_certificate",
+    "read_log_keys",
+    "read_package_keys",
+    "read_public_keys",
+    "read_time_settings",
+    "seal_evidence",
+    "sign_envelope",
+    "sources_of",
+    "stated_interval",
+    "take_answer",
+    "time_stamp_request",
+    "witness_request",
 ]

@@ -12,13 +12,16 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from geoevidence import __version__
+from geoevidence.custody.anchoring import WitnessLabel
 from geoevidence.custody.files import storage_error, write_durably
 from geoevidence.custody.ingest import manifest_files, name_problem, nothing_taken, scan_source, take_files
+from geoevidence.custody.inspection import InspectionResult, inspect_source_file
+from geoevidence.custody.keys import KEY_CHANGE, EndedKey, revocation, rotation
 from geoevidence.custody.log import (
     Appender,
     CaseKey,
@@ -33,12 +36,16 @@ from geoevidence.custody.log import (
 )
 from geoevidence.custody.provenance import describe_process
 from geoevidence.custody.receipt import Receipt, manifest_sha256, receipt_of, write_receipt
+from geoevidence.custody.scrub import ScrubReport, scrub_store
 from geoevidence.custody.sheet import CaseSheet, checked_fields, read_sheet
+from geoevidence.custody.signers import Signer
 from geoevidence.custody.store import ObjectStore, StoredFile, shown
-from geoevidence.errors import CustodyError, DigestMismatchError, FormatError, InputError
+from geoevidence.custody.sync import Handover, SyncResult, absorb, write_handover
+from geoevidence.errors import CustodyError, DigestMismatchError, FormatError, InputError, LogInconsistentError
 from geoevidence.trust.archive import fold, sort_key
 from geoevidence.trust.canonical import dumps, loads_canonical
-from geoevidence.trust.notes import LogCheckpoint
+from geoevidence.trust.manifest import KeyChange
+from geoevidence.trust.notes import LogCheckpoint, parse_checkpoint
 from geoevidence.types import (
     EvidenceItem,
     Finding,
@@ -68,6 +75,7 @@ class IngestResult:
     items: new items, in order of path.
     already_present: items of earlier events whose file was found again.
     skipped: printable name -> why the file was not taken.
+    inspected: name -> what its structure shows, of the new files that are not simply accepted: all of them are in custody.
     receipt_json, receipt_html, short_code, manifest_sha256: of this event, or of the newest event that holds files found
         again; None where files of several events were found again.
     """
@@ -76,6 +84,7 @@ class IngestResult:
     items: tuple[EvidenceItem, ...]
     already_present: tuple[EvidenceItem, ...]
     skipped: Mapping[str, Message]
+    inspected: Mapping[str, InspectionResult]
     receipt_json: Path | None
     receipt_html: Path | None
     short_code: str | None
@@ -145,8 +154,13 @@ class Workspace:
             raise FormatError("core.unknown_schema", where=marker, found=raw["schema"])
         workspace = cls(path, require(raw, "id", str, _MARKER), session=session, log_store=log_store)
         log_store.check(workspace.id)
-        workspace._objects.sweep()
+        workspace._objects.sweep(path / "checkpoints", path / "receipts")
         return workspace
+
+    @property
+    def session(self) -> Session:
+        """Who acts here, with which key."""
+        return self._session
 
     def cases(self) -> tuple[CaseSummary, ...]:
         """All cases, in order of number."""
@@ -155,17 +169,38 @@ class Workspace:
 
     def case(self, id_or_number: str) -> Case:
         """The case of that id or case number. Raises CustodyError when there is none."""
+        return self._open_case(self._summary(id_or_number))
+
+    def _summary(self, id_or_number: str) -> CaseSummary:
         cases = self.cases()
         for summary in cases:
             if id_or_number in (summary.id, summary.number):
-                return self._open_case(summary)
+                return summary
         raise CustodyError("custody.no_such_case", found=id_or_number, known=", ".join(c.number for c in cases) or "-")
+
+    def scrub(self, *, case: str | None = None, progress: Progress = no_progress) -> ScrubReport:
+        """Read the store again and compare it with the logs; changes nothing.
+
+        Args:
+            case: id or number, to read the objects of one case only; then no extra files are looked for.
+
+        Raises: CustodyError when there is no such case.
+        """
+        summaries = self.cases() if case is None else (self._summary(case),)
+        logs = [(summary, self._log(summary.id)) for summary in summaries]
+        return scrub_store(self._objects, logs, whole=case is None, progress=progress)
 
     def _open_case(self, summary: CaseSummary) -> Case:
         log = self._log(summary.id)
+        opened = None
+        # a damaged log or store can be looked at: `log_status` and `scrub` say what is wrong
+        with suppress(LogInconsistentError, DigestMismatchError):
+            opened = log.opened_as()
+        if opened not in (None, (summary.number, summary.demonstration)):
+            raise LogInconsistentError("custody.views_differ", case=summary.id)
         case = Case(self, summary, log, objects=self._objects, session=self._session)
         # a case can be looked at even where nothing can be written; whatever appends to it will say so
-        with suppress(CustodyError):
+        with suppress(CustodyError), self._objects.working():
             log.heal()
             case._write_missing_receipts()
         return case
@@ -180,6 +215,7 @@ class Workspace:
                 session=self._session,
                 outside=self.path / "checkpoints" / f"{case_id}.note",
                 before_append=self._objects.flush,
+                read_object=self._objects.read_bytes,
             )
         return self._logs[case_id]
 
@@ -283,8 +319,13 @@ class Case:
         return self._log.status()
 
     def require_consistent_log(self) -> None:
-        """Raises LogInconsistentError unless the log extends everything known of it outside."""
+        """Raises LogInconsistentError unless the log extends everything known of it outside, and the catalogue shows what is in it."""
         self._log.require_consistent()
+        self._log.require_described(self._objects)
+
+    def ended_keys(self) -> Mapping[str, EndedKey]:
+        """Key id -> how it ended, of the keys that were rotated or revoked in this case."""
+        return self._log.ended_keys()
 
     def _sheet(self) -> tuple[FileRef, CaseSheet]:
         newest = [event for event in self.events() if event.type in ("commissioned", "corrected")][-1].outputs[0]
@@ -370,7 +411,7 @@ class Case:
             progress("custody.stage.record", 0.0)
             with self._log.writing() as appender:
                 # another process may have recorded the same card meanwhile: look again, now that nobody else can
-                known = self._originals_by_name(appender.reader.items(self.id))
+                known = self._originals_by_name(appender.items())
                 present, new = list(taken.present), []
                 for name, stored in taken.new:
                     same = [i for i in known.get(name, ()) if (i.sha256, i.sm3) == (stored.sha256, stored.sm3)]
@@ -383,6 +424,9 @@ class Case:
                 if new:
                     self._record_ingest(appender, new, shown(label or source.name or str(source)), kind)
         event = appender.new_events[-1] if new else None
+        # after the recording: what a file looks like never decides whether it is kept
+        sources = {file.name: file.path for file in scan.files}
+        looked = {name: inspect_source_file(sources[name]) for name, _ in new}
         items = self.items(role="original")
         receipt = self._receipt(event, present)
         progress("custody.stage.record", 1.0)
@@ -391,6 +435,7 @@ class Case:
             items=tuple(i for i in items if event is not None and i.id.rpartition("-")[0] == event.event_id),
             already_present=tuple(sorted(present, key=lambda item: sort_key(item.path))),
             skipped=taken.skipped,
+            inspected={name: found for name, found in sorted(looked.items()) if found.verdict != "accept"},
             receipt_json=None if receipt is None else receipt.json_path,
             receipt_html=None if receipt is None else receipt.html_path,
             short_code=None if receipt is None else receipt.short_code,
@@ -444,7 +489,8 @@ class Case:
 
     def _write_missing_receipts(self) -> None:
         for event in self.events():
-            if event.type in _INGEST_TOOLS and event.process is not None:
+            # what came by sync has its receipts on the device
+            if event.process is not None and event.process.tool == _INGEST_TOOLS.get(event.type):
                 receipt = receipt_of(self._receipts(), event)
                 if not (receipt.json_path.exists() and receipt.html_path.exists()):
                     self._write_receipt(event)
@@ -512,15 +558,133 @@ class Case:
                 )
         return next(item for item in self.items() if item.id == event.outputs[0].item)
 
-    def record_sealing(self, statement: bytes, *, expected_size: int) -> CustodyEvent:
-        """The `packaged` event of a sealed statement; for `geoevidence.package` only.
+    def hand_over(self, target: Path, *, progress: Progress = no_progress) -> Handover:
+        """Write the log and the originals of this case, on a field device, into an archive for the case that absorbs them.
 
-        Raises: CustodyError when the log has grown beyond `expected_size` since the statement was made.
+        Raises: CustodyError; LogInconsistentError when the log is not what is known of it.
+        """
+        self.require_consistent_log()
+        checkpoint = self.checkpoint_bytes()
+        return write_handover(
+            Path(target).absolute(),
+            events=self.events()[: parse_checkpoint(checkpoint)[0].tree_size],
+            checkpoint=checkpoint,
+            keys=self.public_keys(),
+            objects=self._objects,
+            progress=progress,
+        )
+
+    def absorb(self, source: Path, *, progress: Progress = no_progress) -> SyncResult:
+        """Take in what a field device handed over, as `received` events; what is here already is not taken again.
+
+        Raises: InputError, FormatError, VerificationError when the archive does not hold; LogInconsistentError when the
+            device's log is behind what was absorbed before, or not an extension of it; CustodyError.
+        """
+        return absorb(
+            self._log,
+            self._objects,
+            Path(source).absolute(),
+            origin=self.origin,
+            demonstration=self.demonstration,
+            progress=progress,
+        )
+
+    def rotate_key(self, new: Signer, *, old: Signer | None = None, reason: str = "superseded") -> CustodyEvent:
+        """Record that a key hands over to another one; both sign. Nothing by the old key is taken after it.
+
+        Args:
+            new: the signer of the key that follows; it signs the checkpoint.
+            old: the signer of the key that ends; that of the session where it is None.
+            reason: superseded, compromised, lost or ended.
+
+        Raises: CustodyError. To go on, open the workspace with a session of the new signer.
+        """
+        old = old or self._session.signer
+        if old.public_key == new.public_key:
+            raise CustodyError("custody.key_known", key_id=new.public_key.key_id)
+        # a cosigner whose key ends, or takes over, signs in its other part already
+        others = tuple(each for each in self._session.cosigners if each.public_key not in (old.public_key, new.public_key))
+        session = replace(self._session, signer=old, cosigners=(new, *others))
+        with self._objects.working(), self._log.writing(session=session, successor=new) as appender:
+            change = rotation(old, new, index=appender.next_index, ended=appender.ended_keys, reason=reason)
+            return self._append_key_change(appender, change)
+
+    def revoke_key(self, key_id: str, reason: str, effective: int | None = None) -> CustodyEvent:
+        """Record that a key of this case ends, by whoever's session this is.
+
+        Args:
+            key_id: id of the key, 64 hex digits.
+            reason: superseded, compromised, lost or ended.
+            effective: tree size from which on nothing by it counts, such as the last size before it was stolen; that
+                after this event where it is None. A key of this session cannot end earlier.
+
+        Raises: CustodyError.
+        """
+        with self._objects.working(), self._log.writing() as appender:
+            change = revocation(
+                key_id,
+                reason=reason,
+                effective=effective,
+                index=appender.next_index,
+                ended=appender.ended_keys,
+                known=[each.public_key.key_id for each in appender.reader.keys(self.id)],
+                own=[each.public_key.key_id for each in self._session.keys],
+            )
+            return self._append_key_change(appender, change)
+
+    def _append_key_change(self, appender: Appender, change: KeyChange) -> CustodyEvent:
+        stored = self._objects.add_bytes(change.to_bytes())
+        return appender.append("key_rotated", outputs=[NewFile(folder="records", name=KEY_CHANGE, file=stored)])
+
+    def rehearse_sealing(self, statement: bytes, *, expected_size: int) -> tuple[CustodyEvent, bytes]:
+        """The `packaged` event of a sealed statement, and the signed checkpoint after it; neither is recorded.
+
+        For `geoevidence.package`, which verifies the package with them first. Raises CustodyError when the log has
+        grown beyond `expected_size` since the statement was made.
         """
         with self._objects.working():
             stored = self._objects.add_bytes(statement)
+            with self._log.rehearsing(expected_size=expected_size) as appender:
+                event = appender.append("packaged", outputs=[NewFile(folder="seal", name="statement.dsse", file=stored)])
+                after = appender.signed_checkpoint()
+        return event, after
+
+    def record_sealing(self, statement: bytes, event: CustodyEvent, *, expected_size: int) -> None:
+        """Record the `packaged` event that `rehearse_sealing` gave for this statement.
+
+        Raises: CustodyError when the log has grown beyond `expected_size` since then.
+        """
+        with self._objects.working():
+            self._objects.add_bytes(statement)
             with self._log.writing(expected_size=expected_size) as appender:
-                return appender.append("packaged", outputs=[NewFile(folder="seal", name="statement.dsse", file=stored)])
+                appender.append_signed(event)
+
+    def record_export(self, redaction: bytes) -> CustodyEvent:
+        """The `exported` event of a redacted copy; for `geoevidence.package` only. redaction: bytes of its redaction.dsse."""
+        with self._objects.working():
+            stored = self._objects.add_bytes(redaction)
+            with self._log.writing() as appender:
+                return appender.append("exported", outputs=[NewFile(folder="seal", name="redaction.dsse", file=stored)])
+
+    def record_anchor(
+        self, checkpoint: bytes, stamps: Sequence[bytes], cosignatures: Sequence[bytes], *, witnesses: Sequence[WitnessLabel]
+    ) -> CustodyEvent:
+        """The `anchored` event of evidence over a checkpoint of this log; for `geoevidence.custody.anchoring` only."""
+        files = [("checkpoint.note", checkpoint)]
+        files += [(f"time-{n}.tsr", data) for n, data in enumerate(stamps, start=1)]
+        files += [(f"witness-{n}.cosig", data) for n, data in enumerate(cosignatures, start=1)]
+        with self._objects.working():
+            outputs = [NewFile(folder="records", name=name, file=self._objects.add_bytes(data)) for name, data in files]
+            with self._log.writing() as appender:
+                event = appender.append("anchored", outputs=outputs)
+                appender.register_keys(CaseKey(public_key=each.public_key, label=each.label) for each in witnesses)
+                return event
+
+
+def laid_name(path: str, *, one_event: bool) -> PurePosixPath:
+    """Where a process finds an input: by its path in the case, or by its name at its source where all are of one event."""
+    parts = PurePosixPath(path).parts
+    return PurePosixPath(*(parts[2:] if one_event else parts))
 
 
 class Derivation:
@@ -560,9 +724,7 @@ class Derivation:
         return self.folder / self._name(item)
 
     def _name(self, item: EvidenceItem) -> PurePosixPath:
-        parts = PurePosixPath(item.path).parts
-        one_event = len({each.id.rpartition("-")[0] for each in self._inputs}) == 1
-        return PurePosixPath(*(parts[2:] if one_event else parts))
+        return laid_name(item.path, one_event=len({each.id.rpartition("-")[0] for each in self._inputs}) == 1)
 
     def _lay(self, item: EvidenceItem) -> Path:
         source, target = self._case.path_of(item), self.path_of(item)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 from pathlib import Path
 
 from geoevidence.errors import CustodyError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PART = re.compile(r"\..+\.[0-9a-f]{8}\.part", re.ASCII)
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -55,6 +57,14 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644, replace: bool =
         part.unlink(missing_ok=True)
     sync_folder(path.parent)
     return True
+
+
+def sweep_parts(folder: Path) -> int:
+    """Remove what a process killed inside `write_durably` left under `folder`; the number of files removed. Raises: OSError."""
+    parts = [path for path in folder.rglob("*.part") if _PART.fullmatch(path.name)]
+    for part in parts:
+        part.unlink(missing_ok=True)
+    return len(parts)
 
 
 def storage_error(error: OSError, path: Path) -> CustodyError:

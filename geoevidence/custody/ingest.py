@@ -1,6 +1,6 @@
 """From a card or a folder to items: what is found, what is refused and why, what is new.
 
-Every file is read once, digested, copied into the store and read back (`store.py`), two at a time. Names that
+Every file is read once, digested, copied into the store and read back (`store.py`), a few at a time. Names that
 would be another file, or none, on some computer are refused by name; links and devices are not read. A file that
 cannot be read is named and the rest goes on; a store that cannot write stops everything and records nothing.
 """
@@ -21,8 +21,8 @@ from geoevidence.errors import CustodyError, InputError
 from geoevidence.trust.archive import fold, sort_key
 from geoevidence.types import EvidenceItem, Message, Progress
 
-WORKERS = 2
-"""Files read at the same time: SM3 is the limit, a second core doubles it; the results do not depend on it."""
+WORKERS = 3
+"""Files under way at the same time: while one waits for the disk, two digest; the results do not depend on it."""
 _MAX_NAME_BYTES = 200
 _MAX_PATH_BYTES = 600
 _RESERVED = {"con", "prn", "aux", "nul", *(f"com{n}" for n in range(10)), *(f"lpt{n}" for n in range(10))}
@@ -31,9 +31,10 @@ _FORBIDDEN = set('<>:"|?*\\')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """A file to take. path: where it is; name: relative POSIX path in NFC; size: bytes."""
+    """A file to take. path: where it is; source: what was scanned; name: relative POSIX path in NFC; size: bytes."""
 
     path: Path
+    source: Path
     name: str
     size: int
 
@@ -71,8 +72,13 @@ def scan_source(source: Path) -> Scan:
         problem = name_problem(name)
         if problem is not None:
             skipped[shown(raw_name)] = Message(id=problem)
+            continue
+        try:
+            size = path.lstat().st_size
+        except OSError as error:  # the card was pulled out
+            skipped[shown(raw_name)] = _unreadable(error)
         else:
-            files.append(SourceFile(path=path, name=name, size=path.lstat().st_size))
+            files.append(SourceFile(path=path, source=source, name=name, size=size))
     return Scan(files=_without_collisions(files, skipped), skipped=dict(sorted(skipped.items())))
 
 
@@ -81,18 +87,33 @@ def _walk(folder: Path, prefix: str, found: list[tuple[str, Path]], skipped: dic
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        skipped[shown(prefix or ".")] = Message(id="custody.skip_unreadable", values={"reason": error.strerror or "-"})
+        skipped[shown(prefix or ".")] = _unreadable(error)
         return
     for entry in listed:
         name = f"{prefix}{entry.name}"
-        if entry.is_symlink():
+        try:
+            is_link, is_folder, is_file = (
+                entry.is_symlink(),
+                entry.is_dir(follow_symlinks=False),
+                entry.is_file(follow_symlinks=False),
+            )
+        except OSError as error:
+            skipped[shown(name)] = _unreadable(error)
+            continue
+        if is_link:
             skipped[shown(name)] = Message(id="custody.skip_link")
-        elif entry.is_dir(follow_symlinks=False):
+        elif is_folder and len(os.fsencode(name)) > _MAX_PATH_BYTES:
+            skipped[shown(name)] = Message(id="custody.skip_long")  # nothing below could be taken
+        elif is_folder:
             _walk(Path(entry.path), f"{name}/", found, skipped)
-        elif entry.is_file(follow_symlinks=False):
+        elif is_file:
             found.append((name, Path(entry.path)))
         else:
             skipped[shown(name)] = Message(id="custody.skip_special")
+
+
+def _unreadable(error: OSError) -> Message:
+    return Message(id="custody.skip_unreadable", values={"reason": error.strerror or "-"})
 
 
 def name_problem(name: str) -> str | None:
@@ -204,13 +225,13 @@ def _take_one(
     likely = [item for item in candidates if item.size == file.size]
     if likely:
         # a card that is read again: compare first, so that nothing is written twice
-        digests = store.digest_source(file.path, on_block=on_block)
+        digests = store.digest_source(file.path, under=file.source, on_block=on_block)
         for item in likely:
             if (item.sha256, item.sm3) == (digests.sha256, digests.sm3):
                 store.check(item.sha256)
                 return item
-        return store.add_file(file.path)
-    return store.add_file(file.path, on_block=on_block)
+        return store.add_file(file.path, under=file.source)
+    return store.add_file(file.path, under=file.source, on_block=on_block)
 
 
 def manifest_files(files: Sequence[tuple[str, StoredFile]]) -> list[dict[str, str | int]]:

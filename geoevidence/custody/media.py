@@ -41,7 +41,19 @@ _SIGNATURES = (
     (b"CDF\x01", "application/x-netcdf"),
     (b"CDF\x02", "application/x-netcdf"),
     (b"\x1f\x8b", "application/gzip"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed"),
+    (b"Rar!\x1a\x07", "application/vnd.rar"),
+    (b"\xfd7zXZ\x00", "application/x-xz"),
+    (b"BZh", "application/x-bzip2"),
+    (b"\x28\xb5\x2f\xfd", "application/zstd"),
+    (b"\x93NUMPY", "application/x-npy"),
 )
+# ISO/IEC 23008-12, annex B: brands of still pictures and sequences
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"})
+# an array begins with a value; `[section]` begins a settings file
+_JSON_START = re.compile(rb"\s*(\{|\[\s*([\[{\"\]0-9-]|true|false|null|$))")
 _ROLES: dict[str, Role] = {"originals": "original", "derived": "derived"}
 _TIME = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)", re.ASCII)
 _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)", re.ASCII)
@@ -85,13 +97,18 @@ def media_type(name: str, head: bytes) -> str:
         # OGC 12-128r18, requirement 2: application id "GPKG" at byte 68
         return "application/geopackage+sqlite3" if head[68:72] == b"GPKG" else "application/vnd.sqlite3"
     if head[4:8] == b"ftyp":
-        return "video/quicktime" if head[8:12] == b"qt  " else "video/mp4"
+        brand = head[8:12]
+        if brand in _HEIF_BRANDS:
+            return "image/heic"
+        return "video/quicktime" if brand == b"qt  " else "video/mp4"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
+    if head[257:262] == b"ustar":
+        return "application/x-tar"
     if not head or not _is_text(head):
         return UNKNOWN
     suffix = PurePosixPath(name).suffix.lower()
-    if head.lstrip()[:1] in (b"{", b"["):
+    if _JSON_START.match(head):
         return "application/geo+json" if suffix == ".geojson" else "application/json"
     if head.lstrip().startswith(b"<?xml"):
         return "application/xml"

@@ -41,6 +41,21 @@ def environment_digest() -> str:
     return "sha256:" + hashlib.sha256(dumps(rows)).hexdigest()
 
 
+@cache
+def machine_text() -> str:
+    """The machine as a line of text: system, architecture, processor and its vector instructions, which move last digits."""
+    parts = [platform.system(), platform.machine()]
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return " ".join([*parts, platform.processor()]).strip()
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
+    flags = sorted(
+        {"sse4_2", "avx", "avx2", "fma", "avx512f", "asimd", "sve"} & set(facts.get("flags", facts.get("Features", "")).split())
+    )
+    return " ".join([*parts, facts.get("model name", ""), *flags]).replace("  ", " ").strip()
+
+
 def describe_process(tool: str, parameters: dict[str, object], seed: int | None) -> Process:
     """The process record of a computation by this program, here and now."""
     return Process(

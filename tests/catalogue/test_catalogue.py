@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from geoevidence.catalogue import open_log_store, rebuild
-from geoevidence.errors import CustodyError, DigestMismatchError
+from geoevidence.errors import CustodyError, DigestMismatchError, LogInconsistentError
 from tests.custody.workspaces import CARD, Place, full_case
 
 
@@ -65,11 +65,26 @@ def test_the_log_is_durable_and_ordered(place: Place) -> None:
         assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
         rows = connection.execute("select position, event_id from leaf order by position").fetchall()
         assert [position for position, _ in rows] == list(range(6))
-        assert connection.execute("select value from meta where name = 'schema'").fetchone() == ("1",)
+        assert connection.execute("select value from meta where name = 'schema'").fetchone() == ("2",)
         # FULL is a setting of a connection: ask one of the store's own
         with place.log_store._engine.connect() as own:
             assert own.exec_driver_sql("pragma synchronous").scalar() == 2
     connection.close()
+
+
+def test_a_catalogue_of_schema_1_is_brought_up_to_date(place: Place) -> None:
+    """Version 0.1 had no column for certificates; what is logged stays as it is."""
+    case = full_case(place)
+    keys, items = case.public_keys(), case.items()
+    edit(place, "alter table case_key drop column certificates", "update meta set value = '1' where name = 'schema'")
+    again = place.reopened().case(case.id)
+    assert again.public_keys() == keys and again.items() == items
+    assert again.set_sheet({"cause": "x"}) is not None
+    place.reopened()  # once is enough
+    edit(place, "update case_key set certificates = '[1]'")
+    with pytest.raises(LogInconsistentError) as raised:
+        again.public_keys()
+    assert raised.value.message_id == "custody.catalogue_key"
 
 
 def test_another_schema_is_refused(place: Place) -> None:

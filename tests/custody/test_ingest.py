@@ -203,6 +203,20 @@ def test_sources_that_cannot_be_used(place: Place, case: Case) -> None:
     assert len(case.events()) == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="folders are opened by handle")
+def test_folders_deeper_than_any_path_that_is_kept(place: Place, case: Case) -> None:
+    card = place.card({"a.txt": b"a"})
+    folder = os.open(card, os.O_RDONLY)
+    for _ in range(1200):  # deeper than Python calls itself, too
+        os.mkdir("d", dir_fd=folder)
+        inner = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    done = case.ingest(card)
+    assert [message.id for message in done.skipped.values()] == ["custody.skip_long"] and set(contents(case)) == {"a.txt"}
+
+
 def test_a_file_that_changes_meanwhile_is_named_and_the_rest_is_taken(place: Place, case: Case) -> None:
     card = place.card({"a-steady.bin": b"s" * 100, "b-growing.bin": b"g" * 3_000_000})
 

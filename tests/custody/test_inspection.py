@@ -6,6 +6,8 @@ import io
 import os
 import stat
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoevidence.custody import InspectionResult, inspect_path
+from geoevidence.custody import InspectionResult, inspect_path, inspection
+from geoevidence.custody.inspection import inspect_source_file
 from geoevidence.messages import render
 
 
@@ -22,8 +25,24 @@ def jpeg(*, width: int = 40, height: int = 30, mpf: bool = False) -> bytes:
     """The structure of a JPEG with a restart marker and a stuffed byte in its scan; the picture itself is noise."""
     frame = b"\xff\xc0" + struct.pack(">HBHHB", 11, 8, height, width, 1) + b"\x01\x11\x00"
     scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" + b"noise\xff\x00more\xff\xd0after\xff\xffnoise"[:-7] + b"end"
-    app2 = b"\xff\xe2\x00\x06MPF\x00" if mpf else b""
+    # an index without pictures
+    index = b"MPF\x00II*\x00\x08\x00\x00\x00" + struct.pack("<HI", 0, 0)
+    app2 = b"\xff\xe2" + struct.pack(">H", len(index) + 2) + index if mpf else b""
     return b"\xff\xd8\xff\xe0\x00\x04JF" + app2 + frame + b"\xff\xff" + scan + b"\xff\xd9"
+
+
+def two_pictures(*, gap: bytes = b"", size: int = 0) -> bytes:
+    """A multi-picture JPEG (CIPA DC-007): its index announces a second picture after the first."""
+    entries_at, second = 8 + 2 + 12 + 4, jpeg()
+
+    def index(place: int) -> bytes:
+        head = b"II*\x00\x08\x00\x00\x00" + struct.pack("<HHHIII", 1, 0xB002, 7, 32, entries_at, 0)
+        entries = struct.pack("<IIIHH", 0x030000, 0, 0, 0, 0) + struct.pack("<IIIHH", 0, size or len(second), place, 0, 0)
+        body = b"MPF\x00" + head + entries
+        return b"\xff\xd8\xff\xe2" + struct.pack(">H", len(body) + 2) + body + jpeg()[2:]
+
+    # offsets count from the byte order mark of the index: after SOI, marker, length and name
+    return index(len(index(0)) + len(gap) - 10) + gap + second
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -68,7 +87,7 @@ def archive(entries: dict[str, bytes], *, method: int = zipfile.ZIP_DEFLATED, mo
 def look(folder: Path, data: bytes, name: str = "file") -> InspectionResult:
     path = folder / name
     path.write_bytes(data)
-    (found,) = inspect_path(path)
+    found = inspect_source_file(path)
     assert found.path == path
     for lang in ("zh", "en"):
         assert found.reason.render(lang) != found.reason.id and "{" not in found.reason.render(lang)
@@ -79,7 +98,12 @@ def look(folder: Path, data: bytes, name: str = "file") -> InspectionResult:
     ("data", "verdict", "reason"),
     [
         (jpeg(), "accept", "sound"),
-        (jpeg(mpf=True) + b"second picture", "accept", "sound"),
+        (two_pictures(), "accept", "sound"),
+        (two_pictures(gap=bytes(50)), "accept", "sound"),
+        (two_pictures() + b"hidden", "flag", "appended"),
+        (two_pictures(gap=b"hidden"), "flag", "appended"),
+        (two_pictures(size=1 << 30), "flag", "appended"),
+        (jpeg(mpf=True) + b"second picture", "flag", "appended"),
         (jpeg() + bytes(100), "accept", "sound"),
         (jpeg() + b"hidden", "flag", "appended"),
         (jpeg()[:-2], "reject", "cut_short"),
@@ -103,7 +127,7 @@ def look(folder: Path, data: bytes, name: str = "file") -> InspectionResult:
         (tiff()[:-1], "reject", "cut_short"),
         (tiff()[:20], "reject", "cut_short"),
         (tiff(big=True)[:-1], "reject", "cut_short"),
-        (tiff(loop=True), "reject", "bad_structure"),
+        (tiff(loop=True), "reject", "loop"),
         (tiff(width=1 << 20, height=1 << 20), "reject", "dimensions"),
         (b"II*\x00\x00\x00\x00\x00", "reject", "no_picture"),
         (b"II*\x00", "reject", "cut_short"),
@@ -163,9 +187,93 @@ def test_a_folder_is_looked_at_file_by_file(tmp_path: Path) -> None:
 
 
 def test_real_photos_are_whole(shared: Path) -> None:
+    """All are whole; six were opened and saved in a picture viewer, which their EXIF and XMP name."""
     photos = sorted((shared / "data/drone/brighton_beach/images").glob("*.JPG"))
     assert len(photos) == 18
+    edited = {f"DJI_00{number}.JPG" for number in range(24, 30)}
     for path in photos:
         (found,) = inspect_path(path)
-        assert found.verdict == "accept", render(found.reason.id, found.reason.values, "en")
-        assert found.details["media_type"] == "image/jpeg" and int(found.details["width"]) > 1000
+        expected = ("flag", ["custody.inspect.edited"]) if path.name in edited else ("accept", [])
+        said = render(found.reason.id, found.reason.values, "en")
+        assert (found.verdict, [flag.id for flag in found.flags]) == expected, said
+        assert found.details["media_type"] == "image/jpeg" and int(str(found.details["width"])) > 1000
+        cheap = inspect_source_file(path)
+        assert (cheap.verdict, cheap.reason) == (found.verdict, found.reason)
+
+
+def test_the_sample_data_are_accepted(sample_data: Path) -> None:
+    """Our own data hold nothing to flag; one file of each kind through the confined process, the rest by structure."""
+    files = sorted(path for path in sample_data.rglob("*") if path.is_file())
+    assert {inspect_source_file(path).verdict for path in files} == {"accept"}
+    for path in {each.suffix: each for each in files}.values():
+        assert [found.verdict for found in inspect_path(path)] == ["accept"], path
+
+
+# ---------------------------------------------------------------- the confined process
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"[" * 500_000,
+        b'{"flags": 5}',
+        b'{"verdict": "accept"}',
+        b'{"verdict":"accept","reason":["core.synthetic",{}],"flags":[],"details":{}}',
+        b'{"verdict":"accept","reason":["custody.inspect.none_such",{}],"flags":[],"details":{}}',
+        b'{"verdict":"accept","reason":["custody.inspect.sound",7],"flags":[],"details":{}}',
+        b'{"verdict":"accept","reason":["custody.inspect.sound",{}],"flags":[],"details":{"a":{"b":1}}}',
+        b'{"verdict":"accept","reason":["custody.inspect.sound",{}],"flags":[],"details":7}',
+    ],
+)
+def test_nonsense_of_the_child_is_a_rejection(tmp_path: Path, answer: bytes) -> None:
+    """A reader that was taken over may write anything."""
+    (tmp_path / "answer").write_bytes(answer)
+    script = tmp_path / "child.py"
+    script.write_text(f"import sys\nsys.stdout.buffer.write(open({str(tmp_path / 'answer')!r}, 'rb').read())\n")
+    with (tmp_path / "answer").open("rb") as stream:
+        found = inspection._in_child(tmp_path / "a.jpg", stream, script=script)
+    assert (found.verdict, found.reason.id) == ("reject", "custody.inspect.reader_died")
+
+
+ESCAPES = """
+import os, runpy, socket, sys
+child = runpy.run_path(sys.argv[1])
+if sys.argv[2] == "limits":
+    # the limits alone, as code below Python would meet them
+    sys.addaudithook = lambda hook: None
+child["confine"]()
+for fd in (0, 2):
+    os.close(fd)
+done = []
+for name, act in {
+    "open": lambda: os.open("/etc/hostname", os.O_RDONLY),
+    "socket": lambda: socket.socket(),
+    "dup": lambda: os.dup(1),
+    "pipe": lambda: os.pipe(),
+    "kill": lambda: sys.argv[2] == "limits" or os.kill(os.getppid(), 0),
+    "chmod": lambda: sys.argv[2] == "limits" or os.chmod(sys.argv[3], 0o600),
+    "link": lambda: sys.argv[2] == "limits" or os.link(sys.argv[3], sys.argv[3] + "2"),
+    "truncate": lambda: sys.argv[2] == "limits" or os.truncate(sys.argv[3], 0),
+}.items():
+    try:
+        if act() is not True:
+            done.append(name)
+    except (OSError, RuntimeError):
+        pass
+os.write(1, ",".join(done).encode())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no such limits here")
+@pytest.mark.parametrize("what", ["limits", "hook"])
+def test_the_child_opens_nothing_though_it_gives_up_what_it_holds(tmp_path: Path, what: str) -> None:
+    target = tmp_path / "evidence"
+    target.write_bytes(b"x")
+    command = [sys.executable, "-I", "-c", ESCAPES, inspection.child.__file__, what, str(target)]
+    run = subprocess.run(command, capture_output=True, timeout=60)
+    # `os.dup` and `os.pipe` raise no audit event: the limit alone stops them
+    assert run.stdout == b"", run
+    assert target.read_bytes() == b"x"

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from geoevidence.catalogue import open_log_store
 from geoevidence.custody import Case, Workspace
+from geoevidence.custody import case as case_module
+from geoevidence.custody import log as log_module
 from geoevidence.custody.signers import SoftwareSigner
 from geoevidence.errors import CustodyError, LogInconsistentError
 from geoevidence.trust.events import parse_leaf
@@ -380,3 +383,93 @@ def test_opening_is_refused_where_there_is_no_workspace(tmp_path: Path) -> None:
     with pytest.raises(CustodyError) as raised:
         Workspace.open(tmp_path / "nothing", session=who, log_store=open_log_store(tmp_path / "nothing"))
     assert raised.value.message_id == "custody.not_a_workspace"
+
+
+# ---------------------------------------------------------------- what the catalogue makes of a log
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE case_view SET demonstration = 0", "UPDATE case_view SET number = '2'"],
+)
+def test_number_and_demonstration_mark_of_the_catalogue_are_those_of_the_log(place: Place, statement: str) -> None:
+    """Else one edited cell would take the mark from every page and from the sealed statement."""
+    full_case(place)
+    edit_database(place, statement)
+    workspace = place.reopened()
+    with pytest.raises(LogInconsistentError) as caught:
+        workspace.case(workspace.cases()[0].id)
+    assert caught.value.message_id == "custody.views_differ"
+    assert [defect.kind for defect in workspace.scrub().defects] == ["log"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE item_view SET sha256 = '{sha256}', sm3 = '{sm3}', size = {size} WHERE path LIKE '%DJI_0001.JPG'",
+        "UPDATE item_view SET path = 'originals/E-1/other.jpg' WHERE path LIKE '%DJI_0001.JPG'",
+        "DELETE FROM item_view WHERE path LIKE '%DJI_0001.JPG'",
+    ],
+)
+def test_the_items_of_the_catalogue_are_those_of_the_log(place: Place, statement: str) -> None:
+    """Else another photo would be shown under the name, and an event with a false input would break the log for good."""
+    other = place.workspace.new_case("2")
+    other.ingest(place.card({"b.jpg": b"\xff\xd8\xff\xe0two\xff\xd9"}, name="second"))
+    planted = other.items(role="original")[0]
+    case = full_case(place)
+    edit_database(place, statement.format(sha256=planted.sha256, sm3=planted.sm3, size=planted.size))
+    workspace = place.reopened()
+    found = workspace.case(case.id)
+    for act in (found.items, lambda: derive(found), lambda: found.ingest(place.root / "card")):
+        with pytest.raises(LogInconsistentError) as caught:
+            act()
+        assert caught.value.message_id == "custody.views_differ"
+    report = workspace.scrub()
+    assert (report.status, [defect.kind for defect in report.defects]) == ("damaged", ["log"])
+
+
+def test_an_item_planted_while_a_card_is_read_does_not_hide_a_file(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked up inside the transaction is compared as well: the photo would be "there already" and never recorded."""
+    case = place.workspace.new_case("1")
+    taken = case_module.take_files
+
+    def take_and_plant(*args: Any, **options: Any) -> Any:
+        found = taken(*args, **options)
+        name, stored = found.new[0]
+        edit_database(
+            place,
+            "INSERT INTO item_view VALUES "
+            f"('{case.id}', 0, 2, 'E-x-1-1', 'originals/E-x-1/{name}', '{stored.sha256}', '{stored.sm3}', {stored.size}, "
+            "'original', 'image/jpeg', NULL, NULL)",
+        )
+        return found
+
+    monkeypatch.setattr(case_module, "take_files", take_and_plant)
+    with pytest.raises(LogInconsistentError) as caught:
+        case.ingest(place.card(CARD))
+    assert caught.value.message_id == "custody.views_differ"
+
+
+def test_an_earlier_checkpoint_is_compared_before_it_is_given_out(place: Place) -> None:
+    case = full_case(place)
+    assert parse_checkpoint(case.checkpoint_bytes(at_least=2))[0].tree_size == 2
+    other = place.workspace.new_case("2")
+    raw = other.checkpoint_bytes().hex()
+    edit_database(place, f"UPDATE checkpoint SET note = X'{raw}' WHERE tree_size = 2")
+    with pytest.raises(LogInconsistentError) as caught:
+        case.checkpoint_bytes(at_least=2)
+    assert caught.value.message_id == "custody.checkpoint_other_log"
+
+
+def test_a_note_that_cannot_be_written_says_that_the_event_is_recorded(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is told to do it again would record it twice."""
+    case = place.workspace.new_case("1")
+
+    def refuse(*args: object, **options: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(log_module, "write_durably", refuse)
+    with pytest.raises(CustodyError) as caught:
+        case.set_sheet({"cause": "x"})
+    assert caught.value.message_id == "custody.checkpoint_not_kept"
+    assert [event.type for event in case.events()] == ["commissioned", "corrected"]
