@@ -15,8 +15,11 @@ _EXPORTS = {
     "reconstruct": "drone.sfm",
     "AdjustConfig": "drone.georeference",
     "SurveyConfig": "drone.workflow",
+    "compare_product": "drone.workflow",
+    "figures_again": "drone.workflow",
     "measure_case": "drone.workflow",
     "measure_polygons": "drone.workflow",
+    "run_again": "drone.workflow",
     "survey": "drone.workflow",
     "survey_case": "drone.workflow",
 }

@@ -172,15 +172,22 @@ def _accuracy_statement(report: AccuracyReport) -> dict[str, Any]:
         stated = {"horizontal": f"{math.hypot(east, north):.2g} m", "vertical": f"{up:.2g} m"}
         return {"message": Message(id="drone.finding_accuracy_untested", values=stated), "quantity": None}
 
-    def rmse(value: float) -> Quantity:
-        # An RMSE of n independent normal residuals has a relative sd of 1 / sqrt(2 n).
-        return Quantity(
-            value=value, unit="m", standard_uncertainty=value / math.sqrt(2 * checks), propagation="drone.propagation_rmse"
-        )
-
-    horizontal, vertical = rmse(report.check_rmse_horizontal), rmse(report.check_rmse_vertical)
+    horizontal, vertical = _rmse(report.check_rmse_horizontal, checks), _rmse(report.check_rmse_vertical, checks)
     values = {"points": checks, "horizontal": horizontal, "vertical": vertical}
     return {"message": Message(id="drone.finding_accuracy_checked", values=values), "quantity": vertical}
+
+
+def accuracy_quantity(report: AccuracyReport) -> Quantity | None:
+    """The headline number of the finding on accuracy: vertical RMSE of the check points, None without any."""
+    quantity: Quantity | None = _accuracy_statement(report)["quantity"]
+    return quantity
+
+
+def _rmse(value: float, checks: int) -> Quantity:
+    # An RMSE of n independent normal residuals has a relative sd of 1 / sqrt(2 n).
+    return Quantity(
+        value=value, unit="m", standard_uncertainty=value / math.sqrt(2 * checks), propagation="drone.propagation_rmse"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,21 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from drone.dense import DenseConfig, densify
-from drone.findings import base_of, height_note, measured_findings, note_gsd, period_of, read_polygons, survey_findings
-from drone.measure import MeasureConfig
+from drone.findings import (
+    accuracy_quantity,
+    base_of,
+    gsd_of,
+    height_note,
+    measured_findings,
+    note_gsd,
+    period_of,
+    read_polygons,
+    survey_findings,
+)
+from drone.measure import MeasureConfig, measure_covered
 from drone.mesh import MeshConfig, write_mesh
 from drone.metadata import MetadataConfig, read_flight
 from drone.ortho import OrthoConfig, build_orthomosaic
@@ -37,9 +49,11 @@ from drone.products import (
 from drone.sfm import SfmConfig, reconstruct
 from drone.surface import SurfaceConfig, build_surface
 from drone.types import parameters_of
+from geoevidence import comparison
+from geoevidence.comparison import Tolerance
 from geoevidence.errors import ConfigError, CoverageError, FormatError, InputError, ReconstructionError
 from geoevidence.raster import read_raster
-from geoevidence.types import ProcessResult, Progress, no_progress
+from geoevidence.types import ProcessResult, Product, Progress, Quantity, config_from_parameters, no_progress
 
 if TYPE_CHECKING:
     from geoevidence.custody.case import Case, StoredResult
@@ -238,6 +252,106 @@ def measure_polygons(
     result.write(out)
     progress("drone.stage_measure", 1.0)
     return result
+
+
+def figures_again(former: ProcessResult, *, products: Path, inputs: Path) -> Mapping[str, Quantity]:
+    """The headline numbers of a survey or measurement, computed again from its derived surface: finding id -> quantity.
+
+    Args:
+        former: the result as recorded. products: folder with its products. inputs: folder with what it read.
+
+    Raises:
+        FormatError, InputError: a product or the polygon file is missing or is not the recorded one.
+    """
+    parameters = former.parameters
+    if former.process == "drone.measure":
+        with tempfile.TemporaryDirectory(prefix="geoevidence-measure-") as scratch:
+            again = run_again(former, inputs=inputs, out=Path(scratch) / "out")
+        return {finding.id: finding.quantity for finding in again.findings if finding.quantity is not None}
+    by_kind = {product.kind: products / product.path for product in former.products}
+    surface, accuracy = read_surface(by_kind["dsm"], by_kind["dsm_uncertainty"]), read_accuracy(by_kind["accuracy"])
+    # in the order of the findings of a survey: pixel on the ground, check points, covered ground, then the polygons
+    figures = {"D-001": gsd_of(accuracy), "D-003": measure_covered(surface, accuracy).quantity}
+    checked = accuracy_quantity(accuracy)
+    if checked is not None:
+        figures["D-002"] = checked
+    asked = read_polygons(_input_of(inputs, parameters["polygons"]))
+    config = config_from_parameters(SurveyConfig, parameters["config"]).measure
+    with tempfile.TemporaryDirectory(prefix="geoevidence-measure-") as scratch:
+        work = ResultFolder(Path(scratch), synthetic=former.synthetic)
+        measured, _ = measured_findings(
+            work, surface, accuracy, asked, config, shaded_relief(surface.raster), None, 4, former.findings[0].sources
+        )
+    figures.update({finding.id: finding.quantity for finding in measured if finding.quantity is not None})
+    return figures
+
+
+def run_again(former: ProcessResult, *, inputs: Path, out: Path, progress: Progress = no_progress) -> ProcessResult:
+    """The whole process again, with the recorded parameters, from the files in `inputs` as they lay when it ran.
+
+    Raises:
+        InputError: a file that the parameters name is not among the inputs; else as `survey` and `measure_polygons`.
+    """
+    parameters = former.parameters
+    if former.process == "drone.measure":
+        config = config_from_parameters(MeasureConfig, parameters["config"])
+        polygon = _input_of(inputs, parameters["polygon"])
+        surveys = [path.parent for path in sorted(inputs.rglob(ProcessResult.FILE))]
+        if polygon is None or len(surveys) != 1:
+            raise InputError("drone.inputs_incomplete", process=former.process)
+        return measure_polygons(surveys[0], out=out, polygon=polygon, base=parameters["base"], config=config, progress=progress)
+    extra = {name: _input_of(inputs, parameters[name]) for name in ("gcp", "checks", "polygons")}
+    photos = [path for path in sorted(inputs.rglob("*")) if path.is_file() and path not in extra.values()]
+    if not photos:
+        raise InputError("drone.inputs_incomplete", process=former.process)
+    return survey(
+        Path(os.path.commonpath([path.parent for path in photos])),
+        out=out,
+        config=config_from_parameters(SurveyConfig, parameters["config"]),
+        progress=progress,
+        **extra,
+    )
+
+
+TOLERANCES = {
+    "dsm": Tolerance(value=0.01, share=0.001),
+    "dsm_uncertainty": Tolerance(value=0.01, share=0.001),
+    "orthomosaic": Tolerance(value=4, share=0.005),
+    "sources": Tolerance(value=0, share=0.005),
+}
+"""How far products made again on another machine may lie apart: m, levels of 255, index of the photo. On one machine they are the
+same bytes; elsewhere the last digits of the adjustment move a few cells over the edge between two choices."""
+
+
+def compare_product(product: Product, stated: Path, found: Path) -> tuple[str, str]:
+    """How a product made again differs from the recorded one, whose bytes differ: status, and where."""
+    likeness = comparison.compare_product(product, stated, found, tolerances=TOLERANCES)
+    if likeness is not None:
+        return likeness
+    if product.kind == "cloud":
+        return _compare_clouds(stated, found)
+    return "not_run", "other bytes; not compared by value"
+
+
+def _compare_clouds(stated: Path, found: Path) -> tuple[str, str]:
+    """Two point clouds by number and extent: points have no names by which each could be found again."""
+    import laspy
+
+    one, other = laspy.read(stated).header, laspy.read(found).header
+    counts = (int(one.point_count), int(other.point_count))
+    apart = float(max(np.abs(one.mins - other.mins).max(), np.abs(one.maxs - other.maxs).max()))
+    close = abs(counts[0] - counts[1]) <= 0.01 * counts[0] and apart <= 1.0
+    return "within_tolerance" if close else "differs", f"{counts[0]} / {counts[1]} points, extent apart by {apart:.3f} m"
+
+
+def _input_of(inputs: Path, digest: str | None) -> Path | None:
+    """The file of that digest in a folder of inputs; None for None. Raises InputError when it is not there."""
+    if digest is None:
+        return None
+    found = next((path for path in sorted(inputs.rglob("*")) if path.is_file() and digest_of(path) == digest), None)
+    if found is None:
+        raise InputError("drone.input_missing", digest=digest)
+    return found
 
 
 def _beside(photos: Path, name: str) -> Path | None:

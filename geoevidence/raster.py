@@ -25,7 +25,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
-from geoevidence.errors import CrsError, FormatError
+from geoevidence.errors import CrsError, FormatError, GridMismatchError
 
 DRIVERS = ("GTiff", "COG", "JP2OpenJPEG")
 
@@ -153,6 +153,42 @@ def read_raster(path: Path, *, bands: Sequence[int] | None = None, window: Windo
         transform = rasterio.windows.transform(window, grid.transform)
         grid = Grid(shape=(data.shape[1], data.shape[2]), transform=transform, crs=grid.crs)
     return Raster(data=data, grid=grid, nodata=nodata, unit=units)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RasterDifference:
+    """How two rasters of one grid differ. cells: of all bands. other_mask: cells missing in one alone. over: cells, present in
+    both, that differ by more than the tolerance; largest: largest difference of cells present in both."""
+
+    cells: int
+    other_mask: int
+    over: int
+    largest: float
+
+
+def raster_difference(one: Path, other: Path, *, tolerance: float) -> RasterDifference:
+    """Compare two rasters cell by cell, in their unit, block of rows by block of rows.
+
+    Raises:
+        GridMismatchError: other shape, place, CRS, number of bands or type. FormatError: not such a raster, or damaged.
+    """
+    one, other = Path(one), Path(other)
+    with open_strict(one) as a, open_strict(other) as b:
+        same = grid_of(a, one.name).matches(grid_of(b, other.name)) and (a.count, a.dtypes) == (b.count, b.dtypes)
+        bands, (rows, cols) = list(range(1, a.count + 1)), a.shape
+    if not same:
+        raise GridMismatchError("core.grids_differ", one=one.name, other=other.name)
+    other_mask = over = 0
+    largest = 0.0
+    for row in range(0, rows, 512):
+        window = Window(0, row, cols, min(512, rows - row))
+        left, right = (read_raster(path, bands=bands, window=window) for path in (one, other))
+        other_mask += int((left.mask != right.mask).sum())
+        both = ~left.mask & ~right.mask
+        apart = np.abs(left.data[both].astype(np.float64) - right.data[both].astype(np.float64))
+        over += int((apart > tolerance).sum())
+        largest = max(largest, float(apart.max(initial=0.0)))
+    return RasterDifference(cells=len(bands) * rows * cols, other_mask=other_mask, over=over, largest=largest)
 
 
 def write_cog(

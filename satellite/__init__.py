@@ -16,11 +16,14 @@ _HOMES = {
     "Observed": "satellite.types",
     "Scene": "satellite.types",
     "Status": "satellite.types",
+    "compare_product": "satellite.workflow",
     "detect_breaks": "satellite.segment",
+    "figures_again": "satellite.workflow",
     "monitor": "satellite.workflow",
     "monitor_case": "satellite.workflow",
     "read_block": "satellite.cube",
     "read_scenes": "satellite.scenes",
+    "run_again": "satellite.workflow",
 }
 
 __all__ = sorted(_HOMES)

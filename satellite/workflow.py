@@ -23,12 +23,14 @@ from pyproj import CRS
 from rasterio.windows import Window
 from shapely.geometry import box, mapping
 
+from geoevidence import comparison
+from geoevidence.comparison import Tolerance
 from geoevidence.crs import parse_crs, report_crs, transformer
 from geoevidence.custody.case import Case, StoredResult
 from geoevidence.errors import ConfigError, CoverageError
 from geoevidence.figures import map_picture, series_plot, shared_limits, stretch
 from geoevidence.messages import render
-from geoevidence.raster import Raster, write_cog
+from geoevidence.raster import Raster, read_raster, write_cog
 from geoevidence.types import (
     EvidenceItem,
     Finding,
@@ -37,6 +39,8 @@ from geoevidence.types import (
     ProcessResult,
     Product,
     Progress,
+    Quantity,
+    config_from_parameters,
     decimal_text,
     no_progress,
 )
@@ -47,6 +51,7 @@ from satellite.events import (
     EventSeries,
     PixelGroup,
     day_of,
+    event_area,
     event_series,
     events_geojson,
     ground_area,
@@ -54,6 +59,7 @@ from satellite.events import (
     group_pixels,
     make_event,
     moved,
+    outline,
     write_geopackage,
 )
 from satellite.harmonics import design_matrix, fit_series
@@ -63,6 +69,7 @@ from satellite.segment import BreakConfig, detect_block, join_rows, keep_support
 from satellite.types import NODATE, BreakMap, ChangeEvent, Cube, Observed, Status
 
 PROCESS = "satellite.monitor"
+_EPOCH = date(1970, 1, 1).toordinal()
 _GAMMA = 0.7
 """Exponent of the pictures: forest is dark beside sand."""
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -219,6 +226,83 @@ def monitor_case(
     with case.derivation(process=PROCESS, inputs=items, parameters=config.to_parameters()) as derivation:
         result = monitor(source_in(derivation.folder), out=derivation.out, config=config, progress=progress)
         return derivation.commit(result)
+
+
+def figures_again(former: ProcessResult, *, products: Path, inputs: Path) -> Mapping[str, Quantity]:
+    """The areas of a result's events, measured again from its break map and the scenes: finding id -> quantity.
+
+    The break map is read from the derived rasters; which pixels belong together, their interval and their changed area
+    are found again, not read. Empty where no event was found.
+
+    Args:
+        former: the result as recorded. products: folder with its products. inputs: folder with the scenes.
+    """
+    config = _recorded_config(former)
+    stack = read_scenes(source_in(inputs), _stated(config))
+    by_kind = {product.kind: products / product.path for product in former.products}
+    breaks = _read_breaks(by_kind, stack)
+    groups, _ = group_pixels(breaks, config.events)
+    taken = group_mask(groups, stack.grid)
+    figures = {}
+    for index, group in enumerate(groups, start=1):
+        window = _chip_window(group, stack.grid.shape)
+        corner = (int(window.row_off), int(window.col_off))
+        cube = read_block(stack, window)
+        area = event_area(group, outline(group, stack.grid), breaks, stack.grid, cube, corner, taken, config.events)
+        figures[f"S-{index:03d}"] = area
+    return figures
+
+
+def run_again(former: ProcessResult, *, inputs: Path, out: Path, progress: Progress = no_progress) -> ProcessResult:
+    """`monitor` again on the scenes in `inputs`, with the recorded parameters. Raises as `monitor`."""
+    return monitor(source_in(inputs), out=out, config=_recorded_config(former), progress=progress)
+
+
+TOLERANCES = {"magnitude": Tolerance(value=1e-4, share=0.0)}
+"""Dates, counts and states are whole numbers and must be the same; magnitudes may move in their last digits."""
+
+
+def compare_product(product: Product, stated: Path, found: Path) -> tuple[str, str]:
+    """How a product made again differs from the recorded one, whose bytes differ: status, and where."""
+    likeness = comparison.compare_product(product, stated, found, tolerances=TOLERANCES)
+    if likeness is not None:
+        return likeness
+    if product.kind == "events":
+        return comparison.compare_values(_layers(stated), _layers(found))
+    return "not_run", "other bytes; not compared by value"
+
+
+def _layers(path: Path) -> dict[str, Any]:
+    """The layers of a GeoPackage as GeoJSON values."""
+    import geopandas
+
+    names = sorted(geopandas.list_layers(path)["name"])
+    return {name: json.loads(geopandas.read_file(path, layer=name).to_json()) for name in names}
+
+
+def _recorded_config(former: ProcessResult) -> MonitorConfig:
+    parameters = {name: value for name, value in former.parameters.items() if name != "stack"}
+    return config_from_parameters(MonitorConfig, parameters)
+
+
+def _read_breaks(by_kind: Mapping[str, Path], stack: Stack) -> BreakMap:
+    """The break map of the derived rasters, as `_Writer.rasters` wrote them."""
+    dates, sizes = read_raster(by_kind["break_date"]).data, read_raster(by_kind["magnitude"])
+    break_date, last_clear_before, first_clear_after = np.split(dates, 3)
+    magnitude, score = np.split(sizes.data, 2)
+    return BreakMap(
+        grid=sizes.grid,
+        first_day=stack.days[0].toordinal() - _EPOCH,
+        last_day=stack.days[-1].toordinal() - _EPOCH,
+        break_date=break_date,
+        last_clear_before=last_clear_before,
+        first_clear_after=first_clear_after,
+        magnitude=magnitude,
+        magnitude_of="",
+        score=score,
+        observations=read_raster(by_kind["observations"]).data[0],
+        status=read_raster(by_kind["status"]).data[0],
+    )
 
 
 def source_in(folder: Path) -> Path:

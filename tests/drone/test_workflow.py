@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from drone.products import ResultFolder, accuracy_record, read_accuracy, read_su
 from drone.sfm import SfmConfig
 from drone.workflow import (
     SurveyConfig,
+    figures_again,
     measure_polygons,
     survey,
 )
@@ -61,6 +63,24 @@ def test_the_result_lists_every_file_and_reads_back(surveyed: tuple[Path, Proces
         for lang in ("zh", "en"):
             assert finding.message.render(lang) and "{" not in finding.message.render(lang)
             assert all(limit.render(lang) for limit in finding.limitations)
+
+
+@pytest.mark.slow
+def test_the_figures_come_out_again_from_the_surface(surveyed: tuple[Path, ProcessResult], tmp_path: Path) -> None:
+    out, result = surveyed
+    stated = {finding.id: finding.quantity for finding in result.findings if finding.quantity is not None}
+    assert figures_again(result, products=out, inputs=sample.SAMPLES) == stated and len(stated) == 7
+    # and a measurement made on the survey, from its recorded parameters
+    polygon = sample.SAMPLES / "polygons.geojson"
+    measured = measure_polygons(out, out=tmp_path / "measured", polygon=polygon)
+    inputs = tmp_path / "inputs"
+    shutil.copytree(out, inputs / "derived")
+    shutil.copy(polygon, inputs / "polygons.geojson")
+    again = figures_again(measured, products=tmp_path / "measured", inputs=inputs)
+    assert again == {finding.id: finding.quantity for finding in measured.findings}
+    (inputs / "polygons.geojson").unlink()
+    with pytest.raises(InputError):
+        figures_again(measured, products=tmp_path / "measured", inputs=inputs)
 
 
 @pytest.mark.slow

@@ -56,6 +56,20 @@ def test_the_event_is_found_where_and_when_it_is(run: tuple[Path, ProcessResult]
     assert finding.synthetic and result.synthetic
 
 
+def test_the_areas_come_out_again_from_the_break_map(run: tuple[Path, ProcessResult], stack_folder: Path) -> None:
+    out, result = run
+    again = satellite.figures_again(result, products=out, inputs=stack_folder)
+    assert again == {finding.id: finding.quantity for finding in result.findings}
+
+
+def test_the_process_runs_again_from_its_recorded_parameters(
+    run: tuple[Path, ProcessResult], stack_folder: Path, tmp_path: Path
+) -> None:
+    out, result = run
+    assert satellite.run_again(result, inputs=stack_folder, out=tmp_path / "out") == result
+    assert digests(tmp_path / "out") == digests(out)
+
+
 def test_the_polygon_lies_on_the_truth(run: tuple[Path, ProcessResult], site: SimulatedCube) -> None:
     out, _ = run
     from geoevidence.crs import parse_crs, transform_geometry
