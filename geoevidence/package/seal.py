@@ -1,362 +1,417 @@
 """Seals a case into a package that verifies without us (docs/formats/package.md).
 
-All documents are made first, in memory, from the log; then the files are copied out of the store, in the order of
-the package, each compared with its digest in the log while it is copied. Only then is the `packaged` event appended,
-the seal written, the whole verified by the kernel that a stranger runs, and the package given its name. Before that
-there is nothing at the target; what fails leaves nothing there.
+All documents are made first, from the log; then the files are copied out of the store, in the order of the package,
+each compared with its digest in the log while it is copied. The `packaged` event is signed but not yet recorded, the
+seal made with it, and the whole verified by the kernel that a stranger runs: only what verifies is recorded in the log,
+byte for byte as it was verified. Evidence by others (time stamps, witnesses) is asked for after that; what cannot be had
+is said in the result. Before the end there is nothing at the target; what fails leaves nothing there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import secrets
-import shutil
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from geoevidence import __version__
-from geoevidence.custody import Case, CustodyEvent
-from geoevidence.custody.files import storage_error, sync_folder
-from geoevidence.errors import DigestMismatchError, PackageError
-from geoevidence.package.crate import crate_bytes
+from geoevidence.custody import Case, CustodyEvent, Session
+from geoevidence.custody.anchoring import Evidence, EvidenceSources, WitnessLabel, seal_evidence
+from geoevidence.custody.files import write_durably
+from geoevidence.custody.log import sign_envelope
+from geoevidence.errors import GeoEvidenceError, PackageError
+from geoevidence.package.bag import Content, Copy, NewBag, ShortDocument, Spool, new_bag, storing, tag_files
+from geoevidence.package.before import before_recording
+from geoevidence.package.crate import crate_parts
 from geoevidence.package.draft import PackageDraft, draft
 from geoevidence.package.instructions import verify_text
-from geoevidence.trust.archive import Entry, end_records, sort_key
-from geoevidence.trust.bundle import build_pyz
-from geoevidence.trust.canonical import base64_text, dumps
+from geoevidence.package.record import PaperRecord
+from geoevidence.trust.archive import sort_key
+from geoevidence.trust.canonical import dumps
 from geoevidence.trust.checks import verify_package
-from geoevidence.trust.digests import BLOCK, FileDigests, digest_bytes, short_code
+from geoevidence.trust.digests import FileDigests, short_code
+from geoevidence.trust.events import parse_leaf
 from geoevidence.trust.manifest import (
-    BAGIT,
+    BEFORE_RECORDING,
     CHECKPOINT,
+    CLOSING,
     CRATE,
     DISCLOSURES,
     FINDINGS,
     KEYS,
     LEAVES,
-    MANIFESTS,
-    PAYLOAD_MANIFESTS,
-    SEAL_FILES,
+    PROOF,
+    RECOMPUTE,
+    STATEMENT,
     STATEMENT_PAYLOAD_TYPE,
-    TAG_FILES,
+    Closing,
     ItemLine,
+    NamedKey,
+    RecomputeRecord,
     Statement,
+    attestation_file,
+    attestation_payload,
     item_leaf,
-    items_bytes,
-    manifest_bytes,
+    item_line_bytes,
+    keys_bytes,
+    time_file,
+    witness_file,
 )
-from geoevidence.trust.merkle import inclusion_proof, leaf_hash, tree_root
-from geoevidence.trust.notes import TlogProof, note_key_name, parse_checkpoint
-from geoevidence.trust.signatures import Envelope, EnvelopeSignature, pae
-from geoevidence.types import Progress, no_progress, utc_text
+from geoevidence.trust.merkle import RootBuilder, inclusion_proof, leaf_hash, tree_root
+from geoevidence.trust.notes import TlogProof, parse_checkpoint
+from geoevidence.types import Message, Progress, no_progress, utc_text
 
 SOFTWARE = f"geoevidence {__version__}"
 PACKAGE_FINDINGS_SCHEMA = b"geoevidence.package-findings.v1"
-_PROOF, _STATEMENT = SEAL_FILES
+
+Recompute = Callable[[PackageDraft, str], RecomputeRecord | None]
+"""Runs the analyses of a draft again; given the hex root of the package tree that is about to be sealed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedPackage:
     """A package that was sealed and verified.
 
-    statement_sha256: hex, of `seal/statement.dsse`. package_root: hex, of the package tree.
-    short_code: of the log's head after sealing, as the verifier prints it.
+    record: the printable page beside it. statement_sha256: hex, of `seal/statement.dsse`.
+    package_root: hex, of the package tree. short_code: of the log's head after sealing, as the verifier prints it.
     items: files under data/. size: bytes of the folder's files or of the archive.
-    event: the `packaged` event.
+    event: the `packaged` event. recomputed: status of the record of recomputation in it, or None.
+    time_stamps, witnesses: how many are in it. evidence_missing: (who was asked, why nothing of it is in the package).
     """
 
     path: Path
+    record: Path
     statement_sha256: str
     package_root: str
     short_code: str
     items: int
     size: int
     event: CustodyEvent
+    recomputed: str | None = None
+    time_stamps: int = 0
+    witnesses: int = 0
+    evidence_missing: tuple[tuple[str, Message], ...] = ()
 
 
-def seal_folder(case: Case, out: Path, *, progress: Progress = no_progress) -> SealedPackage:
-    """Seal a case into a new folder.
+def seal_folder(
+    case: Case,
+    out: Path,
+    *,
+    evidence: EvidenceSources | None = None,
+    recompute: Recompute | None = None,
+    progress: Progress = no_progress,
+) -> SealedPackage:
+    """Seal a case into a new folder, and write its paper record to `<out>.record.html`.
 
-    Raises: PackageError when there is something at `out`, nothing to seal, or the result does not verify;
-        DigestMismatchError when a file of the store is not what the log says; CustodyError when the log moved meanwhile
-        or nothing can be written.
+    Args:
+        evidence: who is asked for time stamps and cosignatures; failing to get them does not fail the sealing.
+        recompute: runs the headline numbers again; a record of it goes into the package.
+
+    Raises: PackageError when there is something at `out`, nothing to seal, a number that comes out different, or a
+        result that does not verify; DigestMismatchError when a file of the store is not what the log says; CustodyError
+        when the log moved meanwhile or nothing can be written. Nothing is recorded in the log then.
     """
-    return _seal(case, Path(out), _FolderSink, progress)
+    return _seal(case, Path(out), evidence, recompute, progress, archive=False)
 
 
-def seal_zip(case: Case, out: Path, *, progress: Progress = no_progress) -> SealedPackage:
-    """Seal a case into a new zip archive. Raises as `seal_folder`."""
-    return _seal(case, Path(out), _ZipSink, progress)
+def seal_zip(
+    case: Case,
+    out: Path,
+    *,
+    evidence: EvidenceSources | None = None,
+    recompute: Recompute | None = None,
+    progress: Progress = no_progress,
+) -> SealedPackage:
+    """Seal a case into a new zip archive. As `seal_folder`."""
+    return _seal(case, Path(out), evidence, recompute, progress, archive=True)
 
 
-def _seal(case: Case, out: Path, make_sink: Callable[[Path, str], _Sink], progress: Progress) -> SealedPackage:
+def record_path(out: Path) -> Path:
+    """Where the paper record of a package at `out` is written."""
+    return out.with_name(f"{out.name}.record.html")
+
+
+def _seal(
+    case: Case,
+    out: Path,
+    evidence: EvidenceSources | None,
+    recompute: Recompute | None,
+    progress: Progress,
+    *,
+    archive: bool,
+) -> SealedPackage:
     out = out.absolute()
-    if os.path.lexists(out):
-        raise PackageError("package.target_exists", path=out)
-    progress("package.stage.prepare", 0.0)
-    plan = _Plan(draft(case), case)
-    part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
-    with _storing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with _storing(out):
-            sink = make_sink(part, out.stem if make_sink is _ZipSink else out.name)
-        event = _write(case, plan, sink, out, progress)
-        with _storing(out):
-            size = sink.finish()
-        progress("package.stage.verify", 0.0)
-        report = verify_package(part, progress=lambda _, fraction: progress("package.stage.verify", fraction))
-        if not report.verified:
-            first = next((check for check in report.checks if check.status != "passed"), None)
-            raise PackageError("package.not_verified", check="-" if first is None else f"{first.number} {first.subject}")
-        with _storing(out):
-            # neither renames over a package that someone else has made meanwhile
-            if os.path.lexists(out):
-                raise PackageError("package.target_exists", path=out)
-            os.rename(part, out)
-            sync_folder(out.parent)
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
-    after = parse_checkpoint(case.checkpoint_bytes(at_least=event.index + 1))[0]
+    paper = record_path(out)
+    if os.path.lexists(paper):
+        raise PackageError("package.target_exists", path=paper)
+    with new_bag(out, archive=archive) as bag:
+        progress("package.stage.prepare", 0.0)
+        with storing(out):
+            plan = _Plan(draft(case), case, bag.spool, witnesses=() if evidence is None else evidence.labels())
+        recomputed = _recompute(plan, case.session, recompute)
+        event, after = case.rehearse_sealing(plan.sealed_statement, expected_size=len(plan.draft.events))
+        seal = _Seal(plan, case.session, event, after, recomputed)
+        _write(bag, plan, seal.bare, progress)
+        _require_verified(bag, progress)
+        # from here on the package is whole, and exactly this one is recorded
+        case.record_sealing(plan.sealed_statement, event, expected_size=len(plan.draft.events))
+        gained, missing = (Evidence(), ()) if not evidence else _gain(bag, plan, seal, evidence, progress)
+        record = PaperRecord.of_seal(
+            plan.draft, plan.statement, seal.proof, statement_bytes=plan.sealed_statement, size=plan.size
+        )
+        with storing(paper):
+            write_durably(paper, record.to_html().encode("utf-8"), replace=False)
+        try:
+            bag.publish()
+        except GeoEvidenceError:
+            paper.unlink(missing_ok=True)
+            raise
     return SealedPackage(
         path=out,
+        record=paper,
         statement_sha256=hashlib.sha256(plan.sealed_statement).hexdigest(),
         package_root=plan.statement.package_root,
-        short_code=short_code(after.root),
+        short_code=short_code(parse_checkpoint(after)[0].root),
         items=plan.statement.items,
-        size=size,
+        size=bag.size,
         event=event,
+        recomputed=None if recomputed is None else recomputed.status,
+        time_stamps=len(gained.stamps),
+        witnesses=len(gained.cosignatures),
+        evidence_missing=missing,
     )
 
 
-def _write(case: Case, plan: _Plan, sink: _Sink, out: Path, progress: Progress) -> CustodyEvent:
-    """All files in the order of the package; the `packaged` event once every copy was compared."""
-    total = sum(item.size for item in plan.draft.items) or 1
+def _recompute(plan: _Plan, session: Session, recompute: Recompute | None) -> RecomputeRecord | None:
+    """The record of running the numbers again. Raises PackageError when one comes out different."""
+    record = None if recompute is None else recompute(plan.draft, plan.statement.package_root)
+    for result in () if record is None else record.results:
+        for row in result.quantities:
+            if row.status == "differs":
+                raise PackageError(
+                    "package.recompute_differs",
+                    finding=row.finding,
+                    event=result.event,
+                    stated=row.stated,
+                    found=row.found or "-",
+                    unit=row.unit,
+                )
+    return record
+
+
+def _write(bag: NewBag, plan: _Plan, seal: Mapping[str, Content], progress: Progress) -> None:
+    """All files, in the order of the package."""
+    total = sum(content.digests.size for content in plan.contents.values()) or 1
     done = 0
-    event: CustodyEvent | None = None
-    documents = dict(plan.documents)
-    for path in sorted([*plan.objects, *documents, *SEAL_FILES], key=sort_key):
-        if path in SEAL_FILES and event is None:
-            # every file under data/ sorts before seal/, so all copies agree with the log by now
-            event = case.record_sealing(plan.sealed_statement, expected_size=len(plan.draft.events))
-            documents.update(_seal_files(case, plan, event))
-        if path in documents:
-            with _storing(out):
-                sink.add(path, len(documents[path]), iter((documents[path],)))
-            continue
-        digests, source = plan.objects[path]
-        found = _Comparison()
-        with open(source, "rb") as stream:
-            blocks = found.blocks(stream)
-            with _storing(out):
-                sink.add(path, digests.size, blocks)
-        if (found.digest.hexdigest(), found.size) != (digests.sha256, digests.size):
-            raise DigestMismatchError("custody.object_changed", path=source, expected=digests.sha256)
-        done += digests.size
-        progress("package.stage.copy", done / total)
-    assert event is not None  # SEAL_FILES is never empty
-    return event
+
+    def written(size: int) -> None:
+        nonlocal done
+        done += size
+        progress("package.stage.copy", min(done / total, 1.0))
+
+    bag.add({**plan.contents, **seal}, done=written)
+    bag.finish()
 
 
-def _seal_files(case: Case, plan: _Plan, event: CustodyEvent) -> dict[str, bytes]:
-    hashes = [leaf_hash(each.leaf) for each in plan.draft.events] + [leaf_hash(event.leaf)]
-    after = case.checkpoint_bytes(at_least=len(hashes))
-    checkpoint = parse_checkpoint(after)[0]
-    if (checkpoint.tree_size, checkpoint.root) != (len(hashes), tree_root(hashes)):
-        raise PackageError("package.log_moved", case=plan.draft.number)
-    proof = TlogProof(event.index, inclusion_proof(hashes, event.index), after, event.leaf)
-    return {_STATEMENT: plan.sealed_statement, _PROOF: proof.to_bytes()}
+def _require_verified(bag: NewBag, progress: Progress) -> None:
+    """Raises PackageError unless the kernel verifies what was written."""
+    progress("package.stage.verify", 0.0)
+    report = verify_package(bag.part, progress=lambda _, fraction: progress("package.stage.verify", fraction))
+    if not report.verified:
+        first = next((check for check in report.checks if check.status != "passed"), None)
+        raise PackageError("package.not_verified", check="-" if first is None else f"{first.number} {first.subject}")
 
 
-class _Comparison:
-    """Digest and size of what passes through."""
+def _gain(
+    bag: NewBag, plan: _Plan, seal: _Seal, sources: EvidenceSources, progress: Progress
+) -> tuple[Evidence, tuple[tuple[str, Message], ...]]:
+    """What others say of the seal, put into the package, and why what is missing is; what does not verify stays out."""
+    progress("package.stage.evidence", 0.0)
+    gained = seal_evidence(sources, seal.proof, leaf_hashes=seal.hashes)
+    missing = tuple((name, error_message(error)) for name, error in gained.missing)
+    if not gained:
+        return gained, missing
+    first = min(seal.bare, key=sort_key)
+    tail = {path: content for path, content in plan.contents.items() if sort_key(path) > sort_key(first)}
+    bag.back_to(first)
+    bag.add({**tail, **seal.with_evidence(gained)})
+    bag.finish()
+    try:
+        _require_verified(bag, progress)
+    except PackageError as error:
+        # the log has the event by now: the package that was verified before is written again, without the evidence
+        bag.back_to(first)
+        bag.add({**tail, **seal.bare})
+        bag.finish()
+        refused = Message(id="package.evidence_refused", values={"reason": str(error.values.get("check", "-"))})
+        return Evidence(), (*missing, *((name, refused) for name in gained.answered))
+    return gained, missing
 
-    def __init__(self) -> None:
-        self.digest = hashlib.sha256()
-        self.size = 0
 
-    def blocks(self, stream: BinaryIO) -> Iterator[bytes]:
-        while block := stream.read(BLOCK):
-            self.digest.update(block)
-            self.size += len(block)
-            yield block
+def error_message(error: GeoEvidenceError) -> Message:
+    """An error as something to be shown later."""
+    values = {name: value if isinstance(value, int) else str(value) for name, value in error.values.items()}
+    return Message(id=error.message_id, values=values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seal:
+    """The files of seal/.
+
+    hashes: leaf hashes of the log, the `packaged` event last; proof: bytes of seal/proof.tlog;
+    bare: all files, without evidence by others.
+    """
+
+    plan: _Plan
+    session: Session
+    event: CustodyEvent
+    after: bytes
+    recomputed: RecomputeRecord | None
+    hashes: tuple[bytes, ...] = field(init=False)
+    proof: bytes = field(init=False)
+    bare: Mapping[str, Content] = field(init=False)
+
+    def __post_init__(self) -> None:
+        hashes = (*(leaf_hash(each.leaf) for each in self.plan.draft.events), leaf_hash(self.event.leaf))
+        checkpoint = parse_checkpoint(self.after)[0]
+        if (checkpoint.tree_size, checkpoint.root) != (len(hashes), tree_root(hashes)):
+            raise PackageError("package.log_moved", case=self.plan.draft.number)
+        proof = TlogProof(self.event.index, inclusion_proof(hashes, self.event.index), self.after, self.event.leaf)
+        object.__setattr__(self, "hashes", hashes)
+        object.__setattr__(self, "proof", proof.to_bytes())
+        files = {STATEMENT: ShortDocument(self.plan.sealed_statement), PROOF: ShortDocument(self.proof)}
+        if self.recomputed is not None:
+            signed = sign_envelope(self.session, STATEMENT_PAYLOAD_TYPE, self.recomputed.to_bytes())
+            files[RECOMPUTE] = ShortDocument(signed.to_bytes())
+        # signed once: not every algorithm gives the same signature twice
+        object.__setattr__(self, "bare", self._closed(files))
+
+    def with_evidence(self, gained: Evidence) -> Mapping[str, Content]:
+        """All files, with the evidence of others and a closing over it."""
+        files = {path: content for path, content in self.bare.items() if path != CLOSING}
+        files |= {time_file(number): ShortDocument(each) for number, each in enumerate(gained.stamps, 1)}
+        files |= {witness_file(number): ShortDocument(each) for number, each in enumerate(gained.cosignatures, 1)}
+        return self._closed(files)
+
+    def _closed(self, files: Mapping[str, Content]) -> dict[str, Content]:
+        digests = {path: content.digests for path, content in files.items()}
+        return {**files, CLOSING: ShortDocument(closing_bytes(self.session, digests, self.plan.statement))}
+
+
+class _Sealed(Protocol):
+    """What a closing says again of the statement."""
+
+    @property
+    def case(self) -> str: ...
+    @property
+    def workspace(self) -> str: ...
+    @property
+    def package_root(self) -> str: ...
+
+
+def closing_bytes(session: Session, files: Mapping[str, FileDigests], statement: _Sealed) -> bytes:
+    """`seal/closing.dsse` over the other files of seal/."""
+    subjects = {path: (found.sha256, found.sm3) for path, found in files.items()}
+    closing = Closing(subjects, case=statement.case, workspace=statement.workspace, package_root=statement.package_root)
+    return sign_envelope(session, STATEMENT_PAYLOAD_TYPE, closing.to_bytes()).to_bytes()
 
 
 class _Plan:
-    """Every byte of a package but those of the stored files and the seal, made before anything is written.
+    """Every byte of a package but the seal, made before anything is written.
 
-    documents: path -> bytes. objects: path -> (digests, file in the store).
+    contents: path -> content, of every file but those in seal/. size: bytes under data/.
     """
 
-    def __init__(self, of: PackageDraft, case: Case) -> None:
+    def __init__(self, of: PackageDraft, case: Case, spool: Spool, *, witnesses: tuple[WitnessLabel, ...]) -> None:
         self.draft = of
         session = case.session
         moment = utc_text(session.now())
-        self.objects = {
-            f"data/{item.path}": (FileDigests(item.sha256, item.sm3, item.size), case.path_of(item)) for item in of.items
-        }
-        data = self._log_documents(case)
-        data[FINDINGS] = self._findings(case)
-        kinds = {path: "application/json" if path.endswith("json") else "text/plain" for path in data}
+        files: dict[str, Content] = {}
+        for item in of.items:
+            path = case.path_of(item)
+            digests = FileDigests(item.sha256, item.sm3, item.size)
+            files[f"data/{item.path}"] = Copy(digests, _opener(path), str(path))
+        made = self._documents(case, spool, witnesses)
+        kinds = {path: "application/json" if path.endswith(("json", ".dsse")) else "text/plain" for path in made}
         kinds[LEAVES] = kinds[DISCLOSURES] = "application/x-ndjson"
-        others = {path.removeprefix("data/"): (kinds[path], len(raw)) for path, raw in data.items()}
-        data[CRATE] = crate_bytes(of, others, day=moment[:10], software=SOFTWARE)
+        others = {path.removeprefix("data/"): (kinds[path], content.digests.size) for path, content in made.items()}
+        made[CRATE] = spool.document(crate_parts(of, others, day=moment[:10], software=SOFTWARE))
+        files.update(made)
 
+        payload = {path: files[path].digests for path in sorted(files, key=sort_key)}
         ids = {f"data/{item.path}": item.id for item in of.items}
-        digests = {path: pair[0] for path, pair in self.objects.items()}
-        digests.update({path: digest_bytes(raw) for path, raw in data.items()})
-        lines = []
-        for path in sorted(digests, key=sort_key):
-            sha256, sm3, size = digests[path]
-            salt = session.random(32).hex()
-            lines.append(ItemLine(item_leaf(path, size, sha256, sm3, salt), ids.get(path), path, salt, sha256, size, sm3))
+        root = RootBuilder()
+        items = spool.document(_item_lines(payload, ids, root, session.random))
         statement = Statement(
             subjects={},
             case=of.case,
             workspace=of.workspace,
-            items=len(lines),
-            package_root=tree_root(bytes.fromhex(line.leaf) for line in lines).hex(),
+            items=len(payload),
+            package_root=root.root().hex(),
             checkpoint_before=of.checkpoint.to_text(),
             software=SOFTWARE,
             time_claimed=moment,
             demonstration=of.demonstration,
         )
-        tags = self._tag_files(statement, lines, digests)
-        pairs = {name: (found.sha256, found.sm3) for name in MANIFESTS if (found := digest_bytes(tags[name]))}
-        self.statement = replace(statement, subjects=pairs)
-        self.documents: Mapping[str, bytes] = {**data, **tags}
-        payload = self.statement.to_bytes()
-        signer = session.signer
-        signature = EnvelopeSignature(signer.public_key.key_id, signer.sign(pae(STATEMENT_PAYLOAD_TYPE, payload)))
-        self.sealed_statement = Envelope(STATEMENT_PAYLOAD_TYPE, payload, (signature,)).to_bytes()
+        text = verify_text(case=of.case, software=SOFTWARE, demonstration=of.demonstration)
+        tags, subjects = tag_files(payload, bag_info=statement.bag_info, verify_text=text, items=items, spool=spool)
+        self.statement = replace(statement, subjects=subjects)
+        self.size = sum(each.size for each in payload.values())
+        self.contents: Mapping[str, Content] = {**files, **tags}
+        self.sealed_statement = sign_envelope(session, STATEMENT_PAYLOAD_TYPE, self.statement.to_bytes()).to_bytes()
 
-    def _log_documents(self, case: Case) -> dict[str, bytes]:
-        signer = case.session.signer
-        keys = {key.public_key.key_id: (key.public_key, key.label) for key in self.draft.keys}
-        keys.setdefault(signer.public_key.key_id, (signer.public_key, signer.label))
-        rows = [
-            {
-                "algorithm": key.algorithm,
-                "key_id": key_id,
-                "label": label,
-                "name": note_key_name(key),
-                "public_key": base64_text(key.raw),
-            }
-            for key_id, (key, label) in sorted(keys.items())
-        ]
-        disclosed = [
-            dumps({"disclosures": {name: dict(each) for name, each in event.disclosures.items()}, "event": event.event_id})
-            for event in self.draft.events
-            if event.disclosures
-        ]
-        return {
-            LEAVES: b"".join(event.leaf + b"\n" for event in self.draft.events),
-            DISCLOSURES: b"".join(line + b"\n" for line in disclosed),
-            CHECKPOINT: self.draft.checkpoint_bytes,
-            KEYS: dumps(rows),
+    def _documents(self, case: Case, spool: Spool, witnesses: tuple[WitnessLabel, ...]) -> dict[str, Content]:
+        """The files under data/ that are no items, but the crate, which lists them."""
+        of, session = self.draft, case.session
+        keys = {each.public_key.key_id: NamedKey(each.public_key, each.label) for each in witnesses}
+        for each in (*session.keys, *of.keys):
+            keys[each.public_key.key_id] = NamedKey(each.public_key, each.label, each.certificates)
+        made: dict[str, Content] = {
+            LEAVES: spool.document(part for event in of.events for part in (event.leaf, b"\n")),
+            DISCLOSURES: spool.document(_disclosure_lines(of.events)),
+            CHECKPOINT: ShortDocument(of.checkpoint_bytes),
+            KEYS: ShortDocument(keys_bytes(keys.values())),
+            FINDINGS: spool.document(self._findings(case)),
+            BEFORE_RECORDING: ShortDocument(before_recording(of.sheet, of.events, of.items).to_bytes()),
         }
+        for event in of.events:
+            if event.type == "derived":
+                payload = attestation_payload(parse_leaf(event.leaf))
+                signed = sign_envelope(session, STATEMENT_PAYLOAD_TYPE, payload).to_bytes()
+                made[attestation_file(event.event_id)] = spool.document((signed,))
+        return made
 
-    def _findings(self, case: Case) -> bytes:
+    def _findings(self, case: Case) -> Iterator[bytes]:
         # each findings.json is RFC 8785 already: putting the bytes together gives RFC 8785 bytes
-        stated = [case.read_object(ref.sha256) for event in self.draft.events if event.type == "found" for ref in event.outputs]
-        return b'{"results":[' + b",".join(stated) + b'],"schema":"' + PACKAGE_FINDINGS_SCHEMA + b'"}'
-
-    def _tag_files(self, statement: Statement, lines: list[ItemLine], digests: Mapping[str, FileDigests]) -> dict[str, bytes]:
-        tags = {
-            "bagit.txt": BAGIT,
-            "bag-info.txt": statement.bag_info(sum(each.size for each in digests.values()), len(digests)),
-            "items.json": items_bytes(lines),
-            "VERIFY.txt": verify_text(case=statement.case, software=SOFTWARE, demonstration=statement.demonstration),
-            "verify.pyz": build_pyz(),
-            PAYLOAD_MANIFESTS[0]: manifest_bytes({path: each.sha256 for path, each in digests.items()}),
-            PAYLOAD_MANIFESTS[1]: manifest_bytes({path: each.sm3 for path, each in digests.items()}),
-        }
-        found = {name: digest_bytes(tags[name]) for name in TAG_FILES}
-        tags["tagmanifest-sha256.txt"] = manifest_bytes({name: each.sha256 for name, each in found.items()})
-        tags["tagmanifest-sm3.txt"] = manifest_bytes({name: each.sm3 for name, each in found.items()})
-        return tags
+        stated = [ref for event in self.draft.events if event.type == "found" for ref in event.outputs]
+        yield b'{"results":['
+        for number, ref in enumerate(stated):
+            yield (b"," if number else b"") + case.read_object(ref.sha256)
+        yield b'],"schema":"' + PACKAGE_FINDINGS_SCHEMA + b'"}'
 
 
-class _Sink(Protocol):
-    """Where a package is written. Files come in the order of the package."""
-
-    def add(self, path: str, size: int, blocks: Iterator[bytes]) -> None: ...
-
-    def finish(self) -> int:
-        """Make it durable; bytes written."""
+def _opener(path: Path) -> Callable[[], BinaryIO]:
+    return lambda: path.open("rb")
 
 
-class _FolderSink:
-    def __init__(self, folder: Path, _: str) -> None:
-        self._folder = folder
-        self._size = 0
-        folder.mkdir()
-
-    def add(self, path: str, size: int, blocks: Iterator[bytes]) -> None:
-        target = self._folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(target, "xb") as stream:
-            for block in blocks:
-                stream.write(block)
-                self._size += len(block)
-
-    def finish(self) -> int:
-        # one call for all files: syncing them one by one costs milliseconds a file
-        if hasattr(os, "sync"):
-            os.sync()
-        return self._size
+def _disclosure_lines(events: Iterable[CustodyEvent]) -> Iterator[bytes]:
+    """`data/log/disclosures.jsonl`, line by line."""
+    for event in events:
+        if event.disclosures:
+            disclosures = {name: dict(each) for name, each in event.disclosures.items()}
+            yield dumps({"disclosures": disclosures, "event": event.event_id}) + b"\n"
 
 
-class _ZipSink:
-    """Streams stored entries; a header is written again once the CRC of its file is known."""
-
-    def __init__(self, file: Path, top: str) -> None:
-        self._file = file
-        self._top = top
-        self._entries: list[Entry] = []
-        self._offset = 0
-        file.open("xb").close()
-
-    def add(self, path: str, size: int, blocks: Iterator[bytes]) -> None:
-        entry = Entry(f"{self._top}/{path}", size, 0, self._offset)
-        with open(self._file, "r+b") as stream:
-            stream.seek(self._offset)
-            stream.write(entry.local_header())
-            crc, written = 0, 0
-            for block in blocks:
-                stream.write(block)
-                crc = zlib.crc32(block, crc)
-                written += len(block)
-            entry = replace(entry, crc=crc)
-            stream.seek(self._offset)
-            stream.write(entry.local_header())
-        if written == size:
-            self._entries.append(entry)
-            self._offset = entry.end
-
-    def finish(self) -> int:
-        directory = b"".join(entry.central_header() for entry in self._entries)
-        with open(self._file, "r+b") as stream:
-            stream.seek(self._offset)
-            stream.write(directory)
-            stream.write(end_records(len(self._entries), self._offset, len(directory)))
-            size = stream.tell()
-            stream.flush()
-            os.fsync(stream.fileno())
-        return size
-
-
-@contextmanager
-def _storing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(error, out) from error
+def _item_lines(
+    payload: Mapping[str, FileDigests], ids: Mapping[str, str], root: RootBuilder, random: Callable[[int], bytes]
+) -> Iterator[bytes]:
+    """`items.json`, line by line; `root` grows to the package root meanwhile."""
+    yield b"[\n"
+    for number, (path, (sha256, sm3, size)) in enumerate(payload.items()):
+        salt = random(32).hex()
+        line = ItemLine(item_leaf(path, size, sha256, sm3, salt), ids.get(path), path, salt, sha256, size, sm3)
+        root.append(bytes.fromhex(line.leaf))
+        yield (b",\n" if number else b"") + item_line_bytes(line)
+    yield b"\n]\n"
