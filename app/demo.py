@@ -17,17 +17,37 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from app.tools import create_workspace
-from geoevidence.custody import Case, read_case_toml
+from app.engines import ENGINES
+from app.tools import create_workspace, make_witness, pending_evidence
+from geoevidence.custody import (
+    DEFAULT_ROLES,
+    Case,
+    EvidenceSources,
+    LocalTsa,
+    Session,
+    TimeStampClient,
+    TrustFile,
+    WitnessClient,
+    WitnessKey,
+    Workspace,
+    anchor_case,
+    read_case_toml,
+    read_certificate,
+)
 from geoevidence.errors import GeoEvidenceError, InputError, VerificationError
 from geoevidence.messages import render
-from geoevidence.package import seal_folder
-from geoevidence.types import Progress
+from geoevidence.package import recomputing, seal_folder
+from geoevidence.trust import VERDICTS
+from geoevidence.types import Progress, utc_text
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
+_DEMO_PLACE = "https://demonstration.invalid"
+"""Nobody is there (RFC 2606): the authority and the witness answer in this process."""
+_DEMO_HOLDER = "演示，不具证明力 demonstration, proves nothing"
 REAL_SCENES_WHEEL = "nrt==0.2.1"
 REAL_SCENES_MEMBER = "nrt/data/sentinel2_cube_subset_romania_10m.nc"
 REAL_SCENES_SHA256 = "10165376979ed20f988bef09bf79135ea415e741256ba50fd4fef679b1c1fa9d"
@@ -64,6 +84,8 @@ def run_demo(out: Path, *, flight: Path | None, progress: Progress, say: Callabl
     run = _Run(say=say, lang=lang)
     folder = _free_folder(out)
     workspace = create_workspace(folder / "workspace")
+    attested = demo_evidence(folder, workspace, workspace.session)
+    run.tell("demo.evidence", path=attested.trust)
     fields = read_case_toml(SAMPLES / "case.toml")
     packages: list[dict[str, Any]] = []
 
@@ -71,12 +93,12 @@ def run_demo(out: Path, *, flight: Path | None, progress: Progress, say: Callabl
     _satellite(run, case, SAMPLES / "scenes", progress, scale=None)
     if flight is None:
         _drone(run, case, SAMPLES / "flight", SAMPLES / "polygons.geojson", progress)
-    packages.append(_finish(run, case, folder, progress))
+    packages.append(_finish(run, workspace, case, attested, folder, progress))
 
     if flight is not None:
         real = workspace.new_case("演示-003", fields={**fields, "case_number": "演示-003"})
         _drone(run, real, flight, None, progress)
-        packages.append(_finish(run, real, folder, progress))
+        packages.append(_finish(run, workspace, real, attested, folder, progress))
 
     with tempfile.TemporaryDirectory() as scratch:
         with run.step("download"):
@@ -88,11 +110,46 @@ def run_demo(out: Path, *, flight: Path | None, progress: Progress, say: Callabl
         if cube is not None:
             real = workspace.new_case("演示-002", fields={**fields, "case_number": "演示-002"})
             _satellite(run, real, cube, progress, scale=1e-4)
-            packages.append(_finish(run, real, folder, progress))
+            packages.append(_finish(run, workspace, real, attested, folder, progress))
 
     work = sum(seconds for name, seconds in run.seconds.items() if name != "download")
     run.tell("demo.done", seconds=f"{work:.0f}", download=f"{run.seconds['download']:.0f}", folder=folder)
     return {"folder": str(folder), "packages": packages, "seconds": {k: round(v, 2) for k, v in run.seconds.items()}}
+
+
+@dataclass(frozen=True)
+class DemoEvidence:
+    """Who attests time in a demonstration. sources: to be asked; trust: the trust file that believes them."""
+
+    sources: EvidenceSources
+    trust: Path
+
+
+def demo_evidence(folder: Path, workspace: Workspace, session: Session) -> DemoEvidence:
+    """A time-stamp authority and a witness of one's own in `folder`, and a `trust.json` that believes them and the local key.
+
+    They prove nothing, as the person at the machine holds all three, and their names say so; they let every verdict be
+    answered. The witness serves all cases of the workspace.
+    """
+    tsa = LocalTsa.create(folder / "demonstration-tsa", label="demonstration", now=session.now)
+    watcher = make_witness(folder / "demonstration-witness")
+    own = session.signer.note_signer.public_key
+    watcher.allow(f"geoevidence/{workspace.id}/*", WitnessKey.of_log(own))
+    sources = EvidenceSources(
+        stamps=(TimeStampClient(url=f"{_DEMO_PLACE}/tsa", random=session.random, transport=tsa.transport()),),
+        witnesses=(WitnessClient(url=f"{_DEMO_PLACE}/witness", key=watcher.key, transport=watcher.transport()),),
+    )
+    trusted = TrustFile(folder / "trust.json")
+    since = utc_text(session.now() - timedelta(minutes=5))
+    for key in {own, session.signer.public_key}:
+        trusted.add_key(key, holder=_DEMO_HOLDER, roles=(session.actor.role, *DEFAULT_ROLES, "recompute"), valid_from=since)
+    trusted.add_key(watcher.key.key, holder=_DEMO_HOLDER, roles=("witness",), valid_from=since)
+    root = read_certificate(folder / "demonstration-tsa" / "root.pem")
+    trusted.add_authority(root, holder=_DEMO_HOLDER, purposes=("time",))
+    trusted.set_threshold(1)
+    trusted.require(VERDICTS)
+    trusted.save()
+    return DemoEvidence(sources, trusted.path)
 
 
 def _free_folder(out: Path) -> Path:
@@ -135,10 +192,14 @@ def _tell_findings(run: _Run, result: Any) -> None:
         run.say(f"  {render('cli.gap', {}, run.lang)}: {gap.render(run.lang)}")
 
 
-def _finish(run: _Run, case: Case, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Report, package, and the verdict of the package's verifier in a bare interpreter."""
+def _finish(
+    run: _Run, workspace: Workspace, case: Case, attested: DemoEvidence, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Time evidence, report, package, and the verdicts of the package's verifier in a bare interpreter."""
     from geoevidence.report import report_case
 
+    with run.step("anchor"):
+        anchor_case(case, attested.sources, pending_evidence(workspace))
     with run.step("report"):
         item = report_case(case, lang="zh")
         report = folder / f"report-{case.id}.pdf"
@@ -146,9 +207,12 @@ def _finish(run: _Run, case: Case, folder: Path, progress: Progress) -> dict[str
     with run.step("package"):
         packages = folder / "workspace" / "packages"
         packages.mkdir(exist_ok=True)
-        sealed = seal_folder(case, packages / f"package-{case.id}", progress=progress)
+        again = recomputing(case, engines=ENGINES, progress=progress)
+        place = packages / f"package-{case.id}"
+        sealed = seal_folder(case, place, evidence=attested.sources, recompute=again, progress=progress)
     with run.step("verify"):
         command = [sys.executable, "-I", str(sealed.path / "verify.pyz"), str(sealed.path), "--lang", run.lang]
+        command += ["--trust", str(attested.trust)]
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
         run.say(done.stdout.rstrip())
         if done.returncode != 0:

@@ -20,7 +20,7 @@ import secrets
 import shutil
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from geoevidence.custody import name_problem
 from geoevidence.errors import FormatError, GeoEvidenceError, InputError
 from geoevidence.messages import render
 
@@ -69,16 +70,15 @@ class Upload:
 
 
 def safe_name(text: str) -> str:
-    """`text` as a relative POSIX path in NFC. Raises InputError when a part is empty, `.`, `..`, too long or holds control signs."""
-    parts = unicodedata.normalize("NFC", text).replace("\\", "/").split("/")
-    for part in parts:
-        if (
-            part in ("", ".", "..")
-            or len(part.encode()) > 200
-            or any(unicodedata.category(c) in ("Cc", "Cs") or c in '<>:"|?*' for c in part)
-        ):
-            raise InputError("app.upload_bad_name", name=repr(text))
-    return "/".join(parts)
+    """`text` as a relative POSIX path in NFC. Raises InputError for a name that ingest would not take.
+
+    What is refused here is refused before a byte is sent; a finished upload is never dropped for its name.
+    """
+    name = unicodedata.normalize("NFC", text).replace("\\", "/")
+    # `staged` may put a folder of its own around it
+    if name_problem(name) is not None or name_problem(f"{'0' * 32}/{name}") is not None:
+        raise InputError("app.upload_bad_name", name=repr(text))
+    return name
 
 
 def parse_metadata(header: str) -> dict[str, str]:
@@ -161,22 +161,31 @@ class UploadArea:
         return swept
 
     @contextmanager
-    def staged(self, case: str) -> Iterator[Path]:
+    def staged(self, case: str, *, kept: Collection[str] = ()) -> Iterator[Path]:
         """A folder with the finished uploads of a case under their own names; they leave the area when the block ends well.
 
-        Two files of one name get folders of their own, so that none hides the other.
+        kept: looked at then; what lies in the folder under these names stays in the area, as it did not come into custody.
+        Of two files that would be one, or of which one has the name of the other's folder, the second gets a folder of its own.
         Raises InputError when nothing is finished.
         """
         finished = [upload for upload in self.list(case) if upload.is_finished]
         if not finished:
             raise InputError("app.upload_nothing_finished")
         folder = self.root / case / f"staged-{secrets.token_hex(4)}"
-        taken: set[str] = set()
+        files: set[str] = set()
+        folders: set[str] = set()
+        names: dict[str, str] = {}
         try:
             for upload in finished:
-                key = upload.name.casefold()
-                target = folder / (upload.name if key not in taken else f"{upload.id[:8]}/{upload.name}")
-                taken.add(key)
+                key = unicodedata.normalize("NFC", upload.name.casefold())
+                above = {key.rsplit("/", n)[0] for n in range(1, key.count("/") + 1)}
+                # no file hides another, and none has the name of another's folder
+                is_free = key not in files | folders and not above & files
+                target = folder / (upload.name if is_free else f"{upload.id}/{upload.name}")
+                if is_free:
+                    files.add(key)
+                    folders |= above
+                names[upload.id] = target.relative_to(folder).as_posix()
                 target.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     os.link(self.data_path(case, upload.id), target)
@@ -184,7 +193,8 @@ class UploadArea:
                     shutil.copyfile(self.data_path(case, upload.id), target)
             yield folder
             for upload in finished:
-                self.remove(case, upload.id)
+                if names[upload.id] not in kept:
+                    self.remove(case, upload.id)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

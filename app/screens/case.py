@@ -224,11 +224,21 @@ def _issue(case: Case) -> None:
     st.subheader(t("issue.package"), anchor=False)
     st.caption(t("issue.package_note"))
     if st.button(t("issue.seal"), key=f"seal-{case.id}"):
-        from geoevidence.package import seal_zip
+        from app.engines import ENGINES
+        from app.tools import time_sources
+        from geoevidence.package import recomputing, seal_zip
 
         folder = state.workspace_path() / "packages"
         folder.mkdir(exist_ok=True)
         with st.spinner(t("issue.working")):
-            sealed = seal_zip(case, folder / f"package-{case.id}-{len(case.events())}.zip")
+            place = folder / f"package-{case.id}-{len(case.events())}.zip"
+            evidence = time_sources(state.workspace())
+            sealed = seal_zip(case, place, evidence=evidence, recompute=recomputing(case, engines=ENGINES))
         st.success(t("issue.sealed", name=sealed.path.name, items=sealed.items))
         st.markdown(f"#### {t('issue.short_code')}  `{sealed.short_code}`")
+        for name, why in sealed.evidence_missing:
+            st.warning(t("issue.evidence_missing", source=plain(name), reason=plain(why.render(state.lang()))))
+        label = t("packages.record")
+        st.download_button(
+            label, sealed.record.read_bytes(), file_name=sealed.record.name, mime="text/html", icon=":material/print:"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,12 @@ import streamlit as st
 
 from app import state
 from app.state import plain, t
+from app.tools import trust_file_path
+from geoevidence.errors import InputError
 from geoevidence.messages import render
 
 if TYPE_CHECKING:
-    from geoevidence.trust import VerificationReport
+    from geoevidence.trust import TrustPolicy, VerificationReport
 
 _LOOK = {
     "passed": ("green", ":material/check_circle:"),
@@ -37,21 +40,55 @@ def show() -> None:
     chosen = st.selectbox(t("packages.choose"), found, format_func=lambda path: path.name) if found else None
     typed = st.text_input(t("packages.other"), placeholder=t("packages.other_hint"))
     package = Path(typed.strip()) if typed.strip() else chosen
+    left, right = st.columns(2)
+    trust = left.text_input(t("packages.trust"), placeholder=str(trust_file_path()), help=t("packages.trust_note")).strip()
+    code = right.text_input(t("packages.code"), placeholder="7K2M-9QXA-04ZT-PRW8", help=t("packages.code_note")).strip()
     if package is not None and st.button(t("packages.verify"), type="primary"):
         from geoevidence.trust import verify_package
 
-        with st.spinner(t("packages.working")):
-            st.session_state["verified"] = (str(package), verify_package(package))
+        with state.shown_errors(), st.spinner(t("packages.working")):
+            policy = _policy(Path(trust)) if trust else None
+            report = verify_package(package, policy=policy, code=code or None, now=datetime.now(UTC))
+            st.session_state["verified"] = (str(package), report)
+    if package is not None:
+        _paper_record(package)
     name, report = st.session_state.get("verified", ("", None))
     if report is not None:
         _report(name, report)
 
 
+def _policy(path: Path) -> TrustPolicy:
+    """The trust file that the reader names. Raises InputError, FormatError."""
+    from geoevidence.trust import parse_policy
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError("core.cannot_read", path=path, reason=error.strerror or str(error)) from error
+    return parse_policy(data, where=path.name)
+
+
+def _paper_record(package: Path) -> None:
+    """The page that is printed and signed, where it lies beside the package."""
+    record = package.with_name(f"{package.name}.record.html")
+    if record.is_file():
+        label, note = t("packages.record"), t("packages.record_note")
+        st.download_button(
+            label, record.read_bytes(), file_name=record.name, mime="text/html", help=note, icon=":material/print:"
+        )
+
+
 def _report(name: str, report: VerificationReport) -> None:
     lang = state.lang()
     st.subheader(plain(Path(name).name), anchor=False)
+    if report.kind != "package":
+        st.info(t(f"packages.kind_{report.kind}"))
     if "short_code" in report.facts:
         st.markdown(t("packages.facts", code=f"`{report.facts['short_code']}`"))
+    if report.facts.get("attested_before"):
+        st.markdown(
+            t("packages.attested", after=report.facts.get("attested_after") or "-", before=report.facts["attested_before"])
+        )
     if report.facts.get("demonstration"):
         st.error(f"{render('core.synthetic', {}, lang)}　{t('banner.synthetic')}")
     verdicts = report.verdicts

@@ -41,10 +41,11 @@ def _ask_to_register() -> None:
 
 def _register(case: Case, area: UploadArea, label: str) -> None:
     """Bring what is complete on the server into the case: digests, copy, event, receipt."""
-    with state.shown_errors(), st.spinner(t("upload.registering")), area.staged(case.id) as folder:
-        st.session_state[f"receipt-{case.id}"] = case.ingest(
-            folder, label=label.strip() or t("upload.default_label"), kind="received"
-        )
+    skipped: set[str] = set()
+    with state.shown_errors(), st.spinner(t("upload.registering")), area.staged(case.id, kept=skipped) as folder:
+        done = case.ingest(folder, label=label.strip() or t("upload.default_label"), kind="received")
+        skipped.update(done.skipped)
+        st.session_state[f"receipt-{case.id}"] = done
 
 
 def _waiting(case: Case, area: UploadArea, label: str) -> None:

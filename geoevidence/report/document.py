@@ -158,6 +158,7 @@ class _Builder:
             *self._process(),
             self._gaps(),
             self._custody(),
+            self._before(),
             self._verification(),
             self._signatures(),
             self._digests(),
@@ -211,8 +212,11 @@ class _Builder:
 
     def _commission(self) -> Section:
         from geoevidence.custody import CASE_FIELDS
+        from geoevidence.package import QUESTIONS
 
-        rows = tuple((render(f"case.field.{name}", {}, self.lang), self.sheet.get(name, "")) for name in CASE_FIELDS)
+        # what concerns the time before recording has a section of its own
+        names = [name for name in CASE_FIELDS if name not in QUESTIONS.values()]
+        rows = tuple((render(f"case.field.{name}", {}, self.lang), self.sheet.get(name, "")) for name in names)
         empty = sum(1 for _, value in rows if not value)
         return Section(
             title=self.t("commission.title"),
@@ -369,10 +373,14 @@ class _Builder:
     # ------------------------------------------------------------ custody and how to check
 
     def _custody(self) -> Section:
+        from geoevidence.custody import log_testimonies, stated_interval
+
+        testimonies = log_testimonies(self.events, self.case.read_object)
         rows = tuple(
             (
                 str(index),
                 self._moment(event.time_claimed),
+                self._interval(*stated_interval(event, testimonies)),
                 render(f"custody.event.{event.type}", {}, self.lang),
                 f"{event.actor_id or self.t('custody.withheld')} / {event.role}",
                 str(len(event.inputs)),
@@ -381,21 +389,78 @@ class _Builder:
             )
             for index, event in enumerate(self.events)
         )
-        names = ("index", "time", "type", "actor", "inputs", "outputs", "event")
-        return Section(
-            title=self.t("custody.title"),
-            blocks=(
-                Text(text=self.t("custody.reading"), style="note"),
-                Table(
-                    header=tuple(self.t(f"custody.{name}") for name in names),
-                    rows=rows,
-                    widths=(0.6, 2.5, 2.0, 2.2, 0.8, 0.8, 2.2),
-                    mono=(6,),
-                    small=True,
-                ),
+        names = ("index", "time", "attested", "type", "actor", "inputs", "outputs", "event")
+        blocks: list[Block] = [
+            Text(text=self.t("custody.reading"), style="note"),
+            Table(
+                header=tuple(self.t(f"custody.{name}") for name in names),
+                rows=rows,
+                widths=(0.5, 2.0, 2.2, 1.8, 1.9, 0.7, 0.7, 2.1),
+                mono=(7,),
+                small=True,
             ),
-            new_page=True,
-        )
+            Text(text=self.t("custody.evidence" if testimonies else "custody.no_evidence"), style="note"),
+        ]
+        if testimonies:
+            blocks.append(
+                Table(
+                    header=tuple(self.t(f"custody.{name}") for name in ("index", "by", "who", "covers", "attested")),
+                    rows=tuple(
+                        (
+                            str(each.index),
+                            self.t(f"custody.by_{each.kind}"),
+                            each.who,
+                            self.t("custody.covered", last=each.covers - 1),
+                            self._interval(each.earliest, each.latest),
+                        )
+                        for each in testimonies
+                    ),
+                    widths=(0.5, 1.4, 4.4, 1.8, 2.6),
+                    small=True,
+                )
+            )
+        return Section(title=self.t("custody.title"), blocks=tuple(blocks), new_page=True)
+
+    def _interval(self, after: datetime | None, before: datetime | None) -> str:
+        """The attested interval, or that nobody attests it."""
+        lines = [self.t("custody.after", time=self._moment(after))] if after is not None else []
+        lines += [self.t("custody.before", time=self._moment(before))] if before is not None else []
+        return "\n".join(lines) or self.t("custody.unattested")
+
+    def _before(self) -> Section:
+        """The same facts as `data/before-recording.json` of the package."""
+        from geoevidence.package import QUESTIONS, before_recording
+
+        known = before_recording(self.sheet, self.events, self.items)
+        labels = {question: render(f"case.field.{name}", {}, self.lang) for question, name in QUESTIONS.items()}
+        answers = tuple((labels[question], text or "") for question, text in known.answers.items())
+        blocks: list[Block] = [Text(text=self.t("before.reading"), style="note"), Rows(rows=answers)]
+        rows = []
+        for each in known.recordings:
+            offset = self.t("before.offset_unknown") if each.clock_offset_ms is None else f"{each.clock_offset_ms} ms"
+            acquired = self.t("before.no_time")
+            if each.acquired_first is not None and each.acquired_last is not None:
+                origins = ", ".join(self.t(f"before.origin.{origin}") for origin in each.acquired_from)
+                first, last = self._moment(each.acquired_first), self._moment(each.acquired_last)
+                acquired = self.t("before.from", first=first, last=last, origins=origins)
+            rows.append(
+                (
+                    each.event,
+                    render(f"custody.event.{each.type}", {}, self.lang),
+                    self._moment(each.time_claimed),
+                    f"{render(f'custody.clock.{each.clock_source}', {}, self.lang)}\n{offset}",
+                    each.source or "-",
+                    str(each.files),
+                    acquired,
+                )
+            )
+        blocks.append(Text(text=self.t("before.files" if rows else "before.none"), style="body"))
+        if rows:
+            names = ("event", "kind", "when", "clock", "carrier", "count", "acquired")
+            header = tuple(self.t(f"before.{name}") for name in names)
+            widths = (1.9, 1.0, 1.9, 1.6, 1.6, 0.8, 2.6)
+            blocks.append(Table(header=header, rows=tuple(rows), widths=widths, mono=(0,), small=True))
+        return Section(title=self.t("before.title"), blocks=tuple(blocks), level=2)
 
     def _verification(self) -> Section:
         rows = (

@@ -224,6 +224,19 @@ def test_two_files_of_one_name_are_both_kept(tmp_path: Path) -> None:
         assert sorted(path.read_bytes() for path in folder.rglob("*") if path.is_file()) == [b"one", b"two"]
 
 
+def test_what_did_not_come_into_custody_stays(tmp_path: Path) -> None:
+    """A file that the disk would not give back while it was registered must not be swept away with the others."""
+    area = UploadArea(tmp_path)
+    case = "C-0123456789"
+    for name in ("a.jpg", "DCIM/b.jpg"):
+        upload = area.create(case, name=name, size=3)
+        area.data_path(case, upload.id).write_bytes(b"one")
+    skipped: set[str] = set()
+    with area.staged(case, kept=skipped):
+        skipped.add("DCIM/b.jpg")
+    assert [upload.name for upload in area.list(case)] == ["DCIM/b.jpg"]
+
+
 def test_a_failed_registration_keeps_the_upload(tmp_path: Path) -> None:
     area = UploadArea(tmp_path)
     upload = area.create("C-0123456789", name="a", size=0)

@@ -14,11 +14,24 @@ from affine import Affine
 from pyproj import CRS
 
 from geoevidence import figures
+from geoevidence.custody import FileRef
 from geoevidence.raster import Grid
 from geoevidence.trust.notes import LogCheckpoint
 from geoevidence.types import EvidenceItem, Finding, Message, Process, ProcessResult, Product, Quantity
 
 START = datetime(2026, 3, 1, 8, 0, 0, tzinfo=UTC)
+
+ORIGINALS = tuple(
+    EvidenceItem(
+        id=f"E-1f3a9c02-2-{number}", path=f"originals/E-1f3a9c02-2/DCIM/DJI_000{number}.JPG", sha256=f"{number}{number}" * 32,
+        sm3=f"0{number}" * 32, size=100, role="original", media_type="image/jpeg",
+        acquired=START - timedelta(hours=3 - number), acquired_from="exif",
+    )
+    for number in (1, 2)
+)  # fmt: skip
+INGEST = Process(
+    tool="custody.ingest", version="0.1.0", code_digest="", environment_digest="", parameters={"source": "SD-1"}, seed=None
+)
 
 
 @dataclass(frozen=True)
@@ -26,11 +39,15 @@ class SampleEvent:
     event_id: str
     type: str
     time_claimed: datetime
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
+    inputs: tuple[FileRef, ...] = ()
+    outputs: tuple[FileRef, ...] = ()
     process: Process | None = None
     actor_id: str | None = "张三"
     role: str = "operator"
+    clock_source: str = "system"
+    clock_offset_ms: int | None = None
+    index: int = 0
+    anchor: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,14 +65,29 @@ class SampleCase:
     demonstration: bool = True
     sheet: dict[str, str] = field(default_factory=dict)
     stored: tuple[SampleStored, ...] = ()
+    objects: dict[str, bytes] = field(default_factory=dict)
+    """Content of records by digest: those of an `anchored` event, where there is one."""
 
     def events(self) -> tuple[SampleEvent, ...]:
-        first = SampleEvent("E-1f3a9c02-1", "commissioned", START, outputs=("case.json",))
-        copied = SampleEvent("E-1f3a9c02-2", "copied", START + timedelta(minutes=5), outputs=("a", "b"))
-        return (first, copied, *(part.event for part in self.stored))
+        first = SampleEvent("E-1f3a9c02-1", "commissioned", START)
+        taken = tuple(FileRef.of(item) for item in ORIGINALS)
+        copied = SampleEvent("E-1f3a9c02-2", "copied", START + timedelta(minutes=5), outputs=taken, process=INGEST)
+        events = [first, copied, *(part.event for part in self.stored)]
+        if self.objects:
+            names = ("checkpoint.note", "witness-1.cosig")
+            outputs = tuple(
+                FileRef(item=f"E-1f3a9c02-4-{n}", path=f"records/E-1f3a9c02-4/{name}", size=1, sha256=sha256, sm3="00" * 32)
+                for n, (name, sha256) in enumerate(zip(names, self.objects, strict=True), 1)
+            )
+            events.append(SampleEvent("E-1f3a9c02-4", "anchored", START + timedelta(hours=2), outputs=outputs))
+            events.append(SampleEvent("E-1f3a9c02-5", "viewed", START + timedelta(hours=3), anchor=(4, "00" * 32)))
+        return tuple(replace(event, index=index) for index, event in enumerate(events))
+
+    def read_object(self, sha256: str) -> bytes:
+        return self.objects[sha256]
 
     def items(self, role: str | None = None) -> tuple[EvidenceItem, ...]:
-        found = tuple(item for part in self.stored for item in part.files.values())
+        found = (*ORIGINALS, *(item for part in self.stored for item in part.files.values()))
         return tuple(item for item in found if role in (None, item.role))
 
     def results(self) -> tuple[SampleStored, ...]:
@@ -133,7 +165,14 @@ def make_case(folder: Path) -> SampleCase:
         parameters=result.parameters,
         seed=7,
     )
-    event = SampleEvent("E-1f3a9c02-3", "derived", START + timedelta(hours=1), ("a", "b"), tuple(files), process)
+    event = SampleEvent(
+        "E-1f3a9c02-3",
+        "derived",
+        START + timedelta(hours=1),
+        tuple(FileRef.of(item) for item in ORIGINALS),
+        tuple(map(FileRef.of, files.values())),
+        process,
+    )
     return SampleCase(folder=folder, stored=(SampleStored(event, result, files),))
 
 

@@ -12,8 +12,10 @@ import pypdf
 import pytest
 
 from geoevidence.errors import PackageError
+from geoevidence.messages import render
 from geoevidence.report import Document, Rows, SignatureLines, Table, Text, build_document, render_pdf
 from geoevidence.report.typst import pdf_bytes
+from geoevidence.trust.notes import Cosignature, LogCheckpoint, NoteSignature, SignedNote
 from geoevidence.types import Message, Quantity
 from tests.report.conftest import SampleCase, make_case, with_finding
 
@@ -162,3 +164,46 @@ def test_a_missing_picture_is_an_error_not_a_gap(sample: SampleCase, tmp_path: P
 def test_no_legal_word(sample: SampleCase) -> None:
     said = words(build_document(sample, lang="zh")).replace("也不认定任何行为是否违法", "")
     assert not re.search("违法|非法|犯罪|盗采", said)
+
+
+def test_the_time_before_recording_is_asked_about_and_left_open(sample: SampleCase) -> None:
+    """The same facts as data/before-recording.json: five answers, and what the files say of their own time."""
+    answered = replace(sample, sheet={**sample.sheet, "before_source": "操控员李四自行拍摄"})
+    for lang in ("zh", "en"):
+        section = next(
+            s for s in build_document(answered, lang=lang).sections if s.title == render("report.before.title", {}, lang)
+        )
+        questions = next(block for block in section.blocks if isinstance(block, Rows)).rows
+        assert [text for _, text in questions] == ["操控员李四自行拍摄", "", "", "", ""]
+        assert all(not label.startswith("case.field") for label, _ in questions)
+        (row,) = next(block for block in section.blocks if isinstance(block, Table)).rows
+        assert row[0] == "E-1f3a9c02-2" and row[4:6] == ("SD-1", "2")
+        assert (
+            ("14:00:00" in row[6] and "15:00:00" in row[6]) if lang == "zh" else ("06:00:00" in row[6] and "07:00:00" in row[6])
+        )
+
+
+def attested(sample: SampleCase) -> SampleCase:
+    """The case with a witness's cosignature, of 2026-03-01 10:00:07 UTC, over its first three events."""
+    text = LogCheckpoint("geoevidence/W-0123456789/C-0123456789", 3, hashlib.sha256(b"three").digest()).to_text()
+    note = SignedNote(text, (NoteSignature("geoevidence-1f3a9c02", bytes(4), bytes(64)),)).to_bytes()
+    witness = Cosignature("geoevidence-77777777", bytes(4), 1772359207, bytes(64)).to_bytes(text)
+    return replace(sample, objects={hashlib.sha256(data).hexdigest(): data for data in (note, witness)})
+
+
+@pytest.mark.parametrize(
+    ("lang", "before", "after"), [("zh", "2026-03-01 18:00:08 之前", "2026-03-01 18:00:07 之后"), ("en", "before 2026-03-01 10:00:08", "after 2026-03-01 10:00:07")]
+)  # fmt: skip
+def test_each_event_has_the_interval_that_others_attest(sample: SampleCase, lang: str, before: str, after: str) -> None:
+    title = render("report.custody.title", {}, lang)
+    unattested = render("report.custody.unattested", {}, lang)
+    section = next(s for s in build_document(attested(sample), lang=lang).sections if s.title == title)
+    events, evidence = (block for block in section.blocks if isinstance(block, Table))
+    # covered by the cosignature; itself not; after it, since its anchor holds the event with the cosignature
+    assert [row[2] for row in events.rows] == [before, before, before, unattested, after]
+    assert evidence.rows == (
+        ("3", render("report.custody.by_witness", {}, lang), "geoevidence-77777777", render("report.custody.covered", {"last": 2}, lang), f"{after}\n{before}"),
+    )  # fmt: skip
+    section = next(s for s in build_document(sample, lang=lang).sections if s.title == title)
+    (events,) = (block for block in section.blocks if isinstance(block, Table))
+    assert {row[2] for row in events.rows} == {unattested}
