@@ -164,6 +164,18 @@ def install_packages(packages, why, is_root=None):
     run(apt + ["install", "-y", "--no-install-recommends"] + quiet + packages)
 
 
+def install_from(debs, why, is_root=None):
+    """Install the Debian packages that lie in `debs`, without a network: none is downgraded, none installed twice."""
+    files = sorted(debs.glob("*.deb"))
+    command = ["dpkg", "--install", "--refuse-downgrade", "--skip-same-version"] + files
+    if is_root is None:
+        is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    if not is_root or not shutil.which("dpkg"):
+        raise SetupError("{}\nRun once, then start again:\n\n    sudo dpkg -i -G -E {}\n".format(why, debs / "*.deb"))
+    say("installing system packages from {}".format(debs))
+    run(command)
+
+
 def probe(python, libraries, modules):
     """[(name, reason)] of the shared libraries and Python modules that `python` cannot load.
 
@@ -195,10 +207,11 @@ def missing_libraries(failures):
     return sorted(named)
 
 
-def ensure_libraries(python, libraries, modules, is_root=None):
+def ensure_libraries(python, libraries, modules, is_root=None, debs=None):
     """Make sure that `python` loads every one of `libraries` (soname -> package) and imports `modules`.
 
     Decided by loading, never by asking the package manager: a library put there by hand counts, a broken package does not.
+    debs: folder of packages to install from instead of the system's sources.
     """
     if not sys.platform.startswith("linux"):
         libraries = {}  # Windows and macOS wheels bring theirs
@@ -207,7 +220,11 @@ def ensure_libraries(python, libraries, modules, is_root=None):
         return
     missing = missing_libraries(failures)
     if missing:
-        install_packages(sorted(set(libraries.values())), "Missing system libraries: {}.".format(", ".join(missing)), is_root)
+        why = "Missing system libraries: {}.".format(", ".join(missing))
+        if debs is not None and debs.is_dir():
+            install_from(debs, why, is_root)
+        else:
+            install_packages(sorted(set(libraries.values())), why, is_root)
         failures = probe(python, libraries, modules)
     if failures:
         raise SetupError("these still cannot be loaded:\n" + "\n".join("  {}: {}".format(*failure) for failure in failures))
@@ -269,8 +286,8 @@ def uv(*words):
     run([tool("uv"), "pip"] + list(words), env=uv_environment(os.environ, settings))
 
 
-def setup_python(bare):
-    """The locked packages and this project (editable) in `.venv`."""
+def setup_python(bare, wheels=None):
+    """The locked packages and this project (editable) in `.venv`; from the folder `wheels` alone where one is given."""
     make_venv()
     lock = ROOT / ("requirements-bare.lock" if bare else "requirements.lock")
     wanted = digest([lock, ROOT / "requirements-uv.lock", ROOT / "pyproject.toml"])
@@ -289,19 +306,37 @@ def setup_python(bare):
             "-r",
             "requirements-uv.lock",
         ]
+        + (["--no-index", "--find-links", wheels] if wheels else [])
     )
+    source = ["--offline", "--no-index", "--find-links", wheels] if wheels else []
     say("installing up to {} packages (digests checked)".format(len(re.findall(r"^\w", lock.read_text(encoding="utf-8"), re.M))))
-    uv("sync", "-q", "--python", tool("python"), "--require-hashes", lock.name)
-    uv("install", "-q", "--python", tool("python"), "--no-deps", "--no-build-isolation", "-e", ".")
+    uv("sync", "-q", "--python", tool("python"), "--require-hashes", lock.name, *source)
+    uv("install", "-q", "--python", tool("python"), "--no-deps", "--no-build-isolation", "-e", ".", *source)
     write_stamp(python=wanted, kind="bare" if bare else "full", native=None, root=str(ROOT))
 
 
-def setup_native():
+def setup_native(debs=None):
     """Native libraries of the engines. Cheap every time; the slow imports are tried once per set of packages."""
     stamp = read_stamp()
     modules = () if stamp.get("native") == stamp["python"] else ENGINE_MODULES
-    ensure_libraries(tool("python"), ENGINE_LIBRARIES, modules)
+    ensure_libraries(tool("python"), ENGINE_LIBRARIES, modules, debs=debs)
     write_stamp(native=stamp["python"])
+
+
+def front_files():
+    """(fonts, folders of built components): what `setup_front` makes, there or not."""
+    sources = sorted(path.name for path in (WEB / "src").iterdir() if path.is_dir())
+    return [FONTS / "NotoSansSC-{}.ttf".format(weight) for weight in (400, 700)], [
+        ROOT / "app" / "components" / name / "dist" for name in sources
+    ]
+
+
+def check_front():
+    """Raises SetupError unless fonts and built components are there: an offline set brings them ready."""
+    fonts, folders = front_files()
+    missing = [path for path in fonts if not path.exists()] + [path for path in folders if not any(path.glob("*.js"))]
+    if missing:
+        raise SetupError("the offline set lacks {}; make it again with `python bootstrap.py bundle`".format(missing[0].name))
 
 
 def setup_front():
@@ -309,7 +344,7 @@ def setup_front():
     environment = VENV if tool("npm").exists() else Path(sys.prefix)
     if not tool("npm", environment).exists():
         raise SetupError("npm is missing: run `python bootstrap.py setup` first")
-    fonts = [FONTS / "NotoSansSC-400.ttf", FONTS / "NotoSansSC-700.ttf"]
+    fonts, folders = front_files()
     packages = digest([WEB / "package.json", WEB / "package-lock.json"])
     bundle = digest([WEB / "package-lock.json", WEB / "build.mjs", WEB / "src"])
     stamp_file = WEB / "node_modules" / ".geoevidence.json"
@@ -317,8 +352,7 @@ def setup_front():
         stamp = json.loads(stamp_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         stamp = {}
-    sources = sorted(path.name for path in (WEB / "src").iterdir() if path.is_dir())
-    built = all(any((ROOT / "app" / "components" / name / "dist").glob(name + "-*.js")) for name in sources)
+    built = all(any(folder.glob(folder.parent.name + "-*.js")) for folder in folders)
     if stamp == {"packages": packages, "bundle": bundle} and built and all(font.exists() for font in fonts):
         return
     ensure_libraries(tool("python", environment), NODE_LIBRARIES, ())
@@ -341,11 +375,20 @@ def setup_browser():
             raise SetupError("Chromium was installed but is not found on PATH")
 
 
-def setup(bare=False, browser=False):
-    """Every step in order; prints how long set-up took, apart from the work that follows."""
-    steps = [("Python packages", lambda: setup_python(bare))]
-    if not bare:
-        steps += [("native libraries", setup_native), ("fonts and front end", setup_front)]
+def setup(bare=False, browser=False, offline=None):
+    """Every step in order; prints how long set-up took, apart from the work that follows.
+
+    offline: folder made by `bundle`; nothing is then taken from anywhere else.
+    """
+    if offline is not None:
+        check_bundle(offline)
+        steps = [("Python packages", lambda: setup_python(bare, offline / "wheels"))]
+        if not bare:
+            steps += [("native libraries", lambda: setup_native(offline / "debs")), ("fonts and front end", check_front)]
+    else:
+        steps = [("Python packages", lambda: setup_python(bare))]
+        if not bare:
+            steps += [("native libraries", setup_native), ("fonts and front end", setup_front)]
     if browser:
         steps.append(("browser", setup_browser))
     started, parts = time.monotonic(), []
@@ -354,6 +397,82 @@ def setup(bare=False, browser=False):
         step()
         parts.append("{} {:.1f} s".format(name, time.monotonic() - before))
     say("set-up: {:.1f} s ({})".format(time.monotonic() - started, ", ".join(parts)))
+
+
+# ---------------------------------------------------------------- the offline set
+
+BUNDLE = ROOT / "dist" / "geoevidence-offline"
+BUNDLE_README = """\
+geoevidence 离线安装包 / offline set
+
+在没有网络的电脑上（{platform}，Python {python}）：
+On a machine without a network ({platform}, Python {python}):
+
+    cd source
+    python{python} bootstrap.py setup --offline ..
+    . .venv/bin/activate
+    geoevidence verify PACKAGE
+    geoevidence recompute PACKAGE          （从导出的表面重新量算 / measures again from the derived surfaces）
+    geoevidence recompute PACKAGE --full   （从原始文件全部重算 / everything from the originals）
+
+wheels  Python 程序库，摘要写在 source/requirements.lock 中 / Python packages, their digests are in source/requirements.lock
+debs    系统程序库（Debian），缺少时才安装 / native libraries (Debian), installed only where they are missing
+SHA256SUMS  全部文件的摘要，安装前核对 / digests of all files, compared before anything is installed
+"""
+
+
+def bundle(out):
+    """A folder with which a machine of this kind installs without a network: sources, built front end, packages, libraries."""
+    setup()
+    if out.exists():
+        raise SetupError("{} is there already; name another folder or remove it".format(out))
+    listed, changed = output(["git", "ls-files", "-z"]), output(["git", "status", "--porcelain"])
+    if listed is None or changed:
+        raise SetupError("the offline set is made from a git checkout without uncommitted changes")
+    part = out.with_name("." + out.name + ".part")
+    shutil.rmtree(str(part), ignore_errors=True)
+    fonts, folders = front_files()
+    made = fonts + [file for folder in folders for file in sorted(folder.iterdir())]
+    for file in [ROOT / name for name in listed.split("\0") if name] + made:
+        target = part / "source" / file.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(str(file), str(target))
+    say("fetching packages (digests checked)")
+    for lock in ("requirements-uv.lock", "requirements.lock"):
+        pip = [tool("python"), "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
+        run(pip + ["-r", lock, "-d", part / "wheels"])
+    if shutil.which("apt-get") and shutil.which("apt-cache"):
+        fetch_debs(part / "debs")
+    words = {"platform": platform.system() + " " + platform.machine(), "python": "{}.{}".format(*sys.version_info[:2])}
+    (part / "README.txt").write_text(BUNDLE_README.format(**words), encoding="utf-8", newline="\n")
+    files = sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file())
+    sums = "".join("{}  {}\n".format(hashlib.sha256((part / name).read_bytes()).hexdigest(), name) for name in files)
+    (part / "SHA256SUMS").write_text(sums, encoding="utf-8", newline="\n")
+    part.rename(out)
+    say("offline set: {} ({} files, {:.0f} MB)".format(out, len(files), sum((out / name).stat().st_size for name in files) / 1e6))
+
+
+def fetch_debs(folder):
+    """The native libraries of the engines and all that they depend on, as packages of this Debian."""
+    folder.mkdir()
+    no = ["recommends", "suggests", "conflicts", "breaks", "replaces", "enhances"]
+    names = sorted(set(ENGINE_LIBRARIES.values()))
+    tree = output(["apt-cache", "depends", "--recurse"] + ["--no-" + kind for kind in no] + names) or ""
+    packages = sorted(set(re.findall(r"^([a-z0-9][a-z0-9.+-]*(?::\w+)?)$", tree, re.M)))
+    run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root"] + (packages or names), cwd=folder)
+
+
+def check_bundle(folder):
+    """Raises SetupError unless every file of an offline set is as it was made."""
+    try:
+        lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise SetupError("{} is not an offline set: {}".format(folder, error)) from error
+    for line in lines:
+        stated, name = line.split("  ", 1)
+        file = folder / name
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != stated:
+            raise SetupError("{} in the offline set is missing or changed; copy the set again".format(name))
 
 
 # ---------------------------------------------------------------- locks (maintainers)
@@ -428,9 +547,18 @@ def task(name, extra):
     python, pytest = tool("python"), [tool("python"), "-m", "pytest"]
     quick = pytest + ["-m", "not slow and not browser"]
     if name == "setup":
+        offline = None
+        if "--offline" in extra:
+            place = extra.index("--offline")
+            if place + 1 == len(extra):
+                raise SetupError("--offline needs the folder of the offline set")
+            offline, extra = Path(extra[place + 1]).resolve(), extra[:place] + extra[place + 2 :]
         if set(extra) - {"--bare"}:
-            raise SetupError("setup knows --bare only, not: {}".format(" ".join(extra)))
-        setup(bare=bool(extra))
+            raise SetupError("setup knows --bare and --offline FOLDER only, not: {}".format(" ".join(extra)))
+        setup(bare=bool(extra), offline=offline)
+        return 0
+    if name == "bundle":
+        bundle(Path(extra[0]).resolve() if extra else BUNDLE)
         return 0
     if name == "front":
         setup_front()
@@ -455,7 +583,8 @@ def task(name, extra):
 
 
 TASKS = {
-    "setup": "make .venv with the locked packages, native libraries, fonts and front end (--bare: custody and verifying only)",
+    "setup": "make .venv with the locked packages, native libraries, fonts and front end (--bare: custody and verifying only;\n         --offline FOLDER: from an offline set alone)",
+    "bundle": "make an offline set, with which a machine without a network installs and recomputes",
     "demo": "run the demonstration from photographs and scenes to a verified package",
     "test": "run every test, browser tests included",
     "quick": "run the quick tests",

@@ -32,15 +32,17 @@ GEOEVIDENCE = {
     "crs": CORE,
     "raster": CORE | {"crs"},
     "figures": CORE | {"crs", "raster"},
+    "comparison": CORE | {"raster"},
     "config": CORE,
     "custody": CORE | {"config"},
     "catalogue": CORE | {"config", "custody"},
     "package": CORE | {"config", "custody"},
+    "redaction": CORE | {"custody"},
     "report": CORE | {"config", "custody", "package", "crs", "raster", "figures"},
 }
 NO_ENGINES = {"cv2", "dask", "distributed", "open3d", "pyceres", "pycolmap", "streamlit"}
 NO_ARRAYS = {"trust", "messages", "errors", "types", "config", "custody", "catalogue", "package"}
-ENGINE_MAY_KNOW = {"types", "errors", "messages", "raster", "crs", "figures"}
+ENGINE_MAY_KNOW = {"types", "errors", "messages", "raster", "crs", "figures", "comparison"}
 DASK_ALLOWED = {"drone.split", "satellite.scan"}
 
 
@@ -111,7 +113,7 @@ def refusal(name: str, target: str) -> str | None:
         return f"the app uses what {top}/__init__.py exports"
     if top == "geoevidence" and target.count(".") > 1 and target != "geoevidence.trust.__main__":  # the verifier's own command
         return f"the app uses what geoevidence/{inner}/__init__.py exports"
-    if top == "streamlit" and name in ("app.cli", "app.worker", "app.tools", "app.demo"):
+    if top == "streamlit" and (name in ("app.cli", "app.worker", "app.tools", "app.demo") or name.startswith("app.commands")):
         return "works without screens"
     return None
 
@@ -147,6 +149,11 @@ def test_imports_follow_the_table(name: str) -> None:
         ("app.cli", "drone", True),
         ("app.cli", "streamlit", False),
         ("app.cli", "geoevidence.custody.case", False),
+        ("app.commands", "streamlit", False),
+        ("app.commands.engines", "drone", True),
+        ("app.commands.engines", "drone.sfm", False),
+        ("app.commands.packages", "streamlit", False),
+        ("app.screens.case", "streamlit", True),
     ],
 )
 def test_the_table_refuses_and_allows(name: str, target: str, allowed: bool) -> None:

@@ -16,7 +16,7 @@ from geoevidence.messages import SUBJECTS, texts
 ROOT = Path(__file__).resolve().parents[1]
 FIELD = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 MESSAGE_ID = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
-TAKES_MESSAGE_ID = re.compile(r"(Error|Message|render|_t|tell)$")
+TAKES_MESSAGE_ID = re.compile(r"(Error|Message|render|text_of|tell)$")
 CATALOGUES = [
     *((f"geoevidence/messages/{{lang}}/{subject}.json") for subject in SUBJECTS),
     "geoevidence/trust/messages/{lang}.json",
