@@ -289,7 +289,7 @@ def uv(*words):
 def setup_python(bare, wheels=None):
     """The locked packages and this project (editable) in `.venv`; from the folder `wheels` alone where one is given."""
     make_venv()
-    lock = ROOT / ("requirements-bare.lock" if bare else "requirements.lock")
+    lock = ROOT / ("requirements-bare.lock" if bare else "requirements-run.lock" if wheels else "requirements.lock")
     wanted = digest([lock, ROOT / "requirements-uv.lock", ROOT / "pyproject.toml"])
     stamp = read_stamp()
     if stamp.get("python") == wanted or (bare and stamp.get("kind") == "full"):
@@ -415,7 +415,7 @@ On a machine without a network ({platform}, Python {python}):
     geoevidence recompute PACKAGE          （从导出的表面重新量算 / measures again from the derived surfaces）
     geoevidence recompute PACKAGE --full   （从原始文件全部重算 / everything from the originals）
 
-wheels  Python 程序库，摘要写在 source/requirements.lock 中 / Python packages, their digests are in source/requirements.lock
+wheels  Python 程序库，摘要写在 source/requirements-run.lock 中 / Python packages, their digests are in source/requirements-run.lock
 debs    系统程序库（Debian），缺少时才安装 / native libraries (Debian), installed only where they are missing
 SHA256SUMS  全部文件的摘要，安装前核对 / digests of all files, compared before anything is installed
 """
@@ -438,7 +438,7 @@ def bundle(out):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(str(file), str(target))
     say("fetching packages (digests checked)")
-    for lock in ("requirements-uv.lock", "requirements.lock"):
+    for lock in ("requirements-uv.lock", "requirements-run.lock"):
         pip = [tool("python"), "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
         run(pip + ["-r", lock, "-d", part / "wheels"])
     if shutil.which("apt-get") and shutil.which("apt-cache"):
@@ -514,7 +514,9 @@ def lock():
     ]
     options += ["--no-emit-package", "geoevidence"]
     uv("compile", *options, "requirements.in", "-o", "requirements.lock")
-    uv("compile", *options, "requirements-bare.in", "-c", "requirements.lock", "-o", "requirements-bare.lock")
+    for name in ("bare", "run"):
+        part = "requirements-{}".format(name)
+        uv("compile", *options, part + ".in", "-c", "requirements.lock", "-o", part + ".lock")
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     (ROOT / "environment.yml").write_text(environment_yml(text), encoding="utf-8", newline="\n")
     npm_env = dict(child_environment(os.environ), PATH=str(tool("node").parent) + os.pathsep + os.environ.get("PATH", ""))

@@ -50,7 +50,13 @@ def requirements(extra: str | None) -> list[Requirement]:
 
 
 @pytest.mark.parametrize(
-    ("lock", "extra"), [("requirements.lock", "test"), ("requirements.lock", None), ("requirements-bare.lock", None)]
+    ("lock", "extra"),
+    [
+        ("requirements.lock", "test"),
+        ("requirements.lock", None),
+        ("requirements-bare.lock", None),
+        ("requirements-run.lock", "app"),
+    ],
 )
 def test_the_lock_holds_what_the_project_asks_for(lock: str, extra: str | None) -> None:
     locked = here(lock)
@@ -63,9 +69,10 @@ def test_the_lock_holds_what_the_project_asks_for(lock: str, extra: str | None) 
     assert not wrong, f"run `python bootstrap.py lock`: {wrong}"
 
 
-def test_the_bare_lock_is_part_of_the_whole() -> None:
+@pytest.mark.parametrize("lock", ["requirements-bare.lock", "requirements-run.lock"])
+def test_the_smaller_locks_are_part_of_the_whole(lock: str) -> None:
     whole = here("requirements.lock")
-    assert {name: whole.get(name) for name in here("requirements-bare.lock")} == here("requirements-bare.lock")
+    assert {name: whole.get(name) for name in here(lock)} == here(lock)
 
 
 def test_what_is_installed_is_what_is_locked() -> None:

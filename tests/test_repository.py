@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = ("requirements.lock", "requirements-bare.lock", "requirements-uv.lock")
+LOCKS = ("requirements.lock", "requirements-bare.lock", "requirements-run.lock", "requirements-uv.lock")
 LARGEST = 2_000_000  # bytes of one file outside sample_data
 MACHINE_PATH = re.compile(r"(?<![\w.$~/-])/(?:root|home/\w+|work|Users/\w+)/|[A-Z]:\\+Users\\+\w+")
 # Written apart so that this file does not hold what it looks for.
