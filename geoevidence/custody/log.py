@@ -400,8 +400,12 @@ class CaseLog:
     def require_described(self, objects: ObjectStore) -> None:
         """Reads the beginning of every object. Raises LogInconsistentError when media type or claimed time of an item in the
         catalogue is not what its object says; an object that is missing or damaged is passed over, as others tell that."""
-        items, start = self.items(), 0
-        for event in self.events():
+        # both of one moment: another process may append meanwhile
+        with self._store.reading() as reader:
+            events = self._read_events(reader)
+            items = self._read_items(reader, events)
+        start = 0
+        for event in events:
             stated = items[start : start + len(event.outputs)]
             start += len(event.outputs)
             try:

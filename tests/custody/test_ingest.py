@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,6 +216,18 @@ def test_folders_deeper_than_any_path_that_is_kept(place: Place, case: Case) -> 
     os.close(folder)
     done = case.ingest(card)
     assert [message.id for message in done.skipped.values()] == ["custody.skip_long"] and set(contents(case)) == {"a.txt"}
+    # shutil.rmtree, by which pytest clears old folders, calls itself once a level and would fail at the end of a later run
+    while (card / "d").exists():
+        half = card / "d"
+        for _ in range(300):
+            if not (half / "d").exists():
+                break
+            half /= "d"
+        if (half / "d").exists():
+            (half / "d").rename(card / "rest")
+        shutil.rmtree(card / "d")
+        if (card / "rest").exists():
+            (card / "rest").rename(card / "d")
 
 
 def test_a_file_that_changes_meanwhile_is_named_and_the_rest_is_taken(place: Place, case: Case) -> None:
