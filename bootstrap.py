@@ -547,7 +547,9 @@ def work(name, *commands):
 def task(name, extra):
     """Set up what the task needs, then run it with the extra words of the command line; its exit status."""
     python, pytest = tool("python"), [tool("python"), "-m", "pytest"]
-    quick = pytest + ["-m", "not slow and not browser"]
+    # each process takes whole groups of tests (tests/conftest.py); more than two would share the memory of engines
+    together = pytest + ["-n", str(min(os.cpu_count() or 1, 2)), "--dist", "loadgroup"]
+    quick = together + ["-m", "not slow and not browser"]
     if name == "setup":
         offline = None
         if "--offline" in extra:
@@ -574,7 +576,7 @@ def task(name, extra):
     if name == "serve":
         return work(name, [tool("geoevidence"), "serve"] + extra)
     if name == "test":
-        return work(name, pytest + extra)
+        return work(name, together + extra)
     if name == "quick":
         return work(name, quick + extra)
     if name == "bench":

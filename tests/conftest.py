@@ -49,6 +49,17 @@ def browser_path() -> str:
     return found
 
 
+SHARING = ("browser", "drone")
+"""Folders whose files share what their session fixtures make: a reconstructed flight, a running server."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes run the tests, each file stays in one of them, and each of the `SHARING` folders as a whole."""
+    for item in items:
+        parts = item.path.relative_to(ROOT / "tests").parts
+        item.add_marker(pytest.mark.xdist_group(parts[0] if parts[0] in SHARING else "/".join(parts)))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", []):

@@ -6,8 +6,9 @@ and hand a field device's case over to the server. What was copied is never chan
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,14 +63,7 @@ def ingest(
         ],
         "already_present": [str(path) for path in done.already_present],
         "skipped": {name: rendered(reason) for name, reason in done.skipped.items()},
-        "inspected": {
-            name: {
-                "verdict": found.verdict,
-                "reason": found.reason.id.removeprefix("custody.inspect."),
-                "text": rendered(found.reason),
-            }
-            for name, found in done.inspected.items()
-        },
+        "inspected": _inspected(done.inspected),
         "receipt_json": None if done.receipt_json is None else str(done.receipt_json),
         "receipt_html": None if done.receipt_html is None else str(done.receipt_html),
         "short_code": done.short_code,
@@ -81,6 +75,14 @@ def ingest(
     if done.receipt_html is not None:
         lines.append(text_of("cli.ingest.receipt", code=done.short_code, path=done.receipt_html))
     emit(as_json, record, lines)
+
+
+def _inspected(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What the structure of new files shows, by name, for machines."""
+    return {
+        name: {"verdict": each.verdict, "reason": each.reason.id.removeprefix("custody.inspect."), "text": rendered(each.reason)}
+        for name, each in found.items()
+    }
 
 
 def inspect(
@@ -244,10 +246,12 @@ def case_import(
         "tree_size": taken.tree_size,
         "root": taken.root,
         "files": taken.files,
+        "inspected": _inspected(taken.inspected),
         "keys": [{"key_id": each.key.key_id, "algorithm": each.key.algorithm, "label": each.label} for each in taken.keys],
     }
     lines = [
         text_of("cli.case.import.done" if taken.events else "cli.case.import.nothing", **{**record, "events": len(taken.events)})
     ]
     lines += [text_of("cli.case.import.key", **each) for each in record["keys"]]
+    lines += [text_of("cli.ingest.inspected", name=path, text=rendered(found.reason)) for path, found in taken.inspected.items()]
     emit(as_json, record, lines)

@@ -20,7 +20,7 @@ from geoevidence import __version__
 from geoevidence.custody.anchoring import WitnessLabel
 from geoevidence.custody.files import storage_error, write_durably
 from geoevidence.custody.ingest import manifest_files, name_problem, nothing_taken, scan_source, take_files
-from geoevidence.custody.inspection import InspectionResult, inspect_source_file
+from geoevidence.custody.inspection import InspectionResult, inspect_source_file, inspect_stored_file
 from geoevidence.custody.keys import KEY_CHANGE, EndedKey, revocation, rotation
 from geoevidence.custody.log import (
     Appender,
@@ -580,7 +580,7 @@ class Case:
         Raises: InputError, FormatError, VerificationError when the archive does not hold; LogInconsistentError when the
             device's log is behind what was absorbed before, or not an extension of it; CustodyError.
         """
-        return absorb(
+        taken = absorb(
             self._log,
             self._objects,
             Path(source).absolute(),
@@ -588,6 +588,9 @@ class Case:
             demonstration=self.demonstration,
             progress=progress,
         )
+        originals = [ref for event in taken.events for ref in event.outputs if ref.path.startswith("originals/")]
+        looked = {ref.path: inspect_stored_file(self._objects.path_of(ref.sha256), ref.path) for ref in originals}
+        return replace(taken, inspected={path: found for path, found in looked.items() if found.verdict != "accept"})
 
     def rotate_key(self, new: Signer, *, old: Signer | None = None, reason: str = "superseded") -> CustodyEvent:
         """Record that a key hands over to another one; both sign. Nothing by the old key is taken after it.

@@ -15,13 +15,14 @@ import secrets
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from geoevidence import __version__
 from geoevidence.custody.files import storage_error
 from geoevidence.custody.ingest import name_problem
+from geoevidence.custody.inspection import InspectionResult
 from geoevidence.custody.keys import KEY_CHANGE, EndedKey, note_end, require_not_ended
 from geoevidence.custody.log import MAX_OUTPUTS, Appender, CaseKey, CaseLog, CustodyEvent, NewFile
 from geoevidence.custody.sheet import read_sheet
@@ -87,6 +88,7 @@ class SyncResult:
     origin, tree_size, root: of the device's log.
     files: originals that are new.
     keys: the device's keys, whose holders nobody has vouched for by this.
+    inspected: path -> what the structure of a new original shows, of those that are not simply accepted; all are kept.
     """
 
     events: tuple[CustodyEvent, ...]
@@ -95,6 +97,7 @@ class SyncResult:
     root: str
     files: int
     keys: tuple[NamedKey, ...]
+    inspected: Mapping[str, InspectionResult] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------- writing

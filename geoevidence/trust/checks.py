@@ -464,6 +464,7 @@ class _Package(Continuity):
         entries: Iterable[Entry] = () if history is None else history.entries
         # what is withheld, or lacking and said so, cannot be compared
         lacking = self.evidence_lacking or self.kind == REDACTED or (history is not None and history.withheld > 0)
+        lacking = lacking or ledger.failed("events")
         for entry in entries:
             if entry.attested_time is None or lacking:
                 continue

@@ -56,6 +56,8 @@ class DeviceLog:
                 return
             if found is None or found.sha256 != item.sha256:
                 ledger.skip_because(_NAME, path, "items")
+                # who signed on the device is then not known either
+                ledger.skip_because("trusted_keys", path, _NAME)
                 return
         for check in self._ledger.sorted():
             ledger.add(check)

@@ -185,10 +185,14 @@ class _Supplement(Sealed):
         ledger = self.ledger
         self.check_past([(manifest.STATEMENT, self._claimed)] if self.statement else [], manifest.STATEMENT)
         own = []
-        sealed = self.bag.data.get(manifest.STATEMENT, b"")
+        sealed = self.bag.data.get(manifest.STATEMENT)
         for path in self.bag.contents.seal:
             data = self.bag.data.get(path)
-            if manifest.evidence_number(path[5:]) is not None and data is not None:
+            if manifest.evidence_number(path[5:]) is None or data is None:
+                continue
+            if sealed is None:
+                ledger.skip_because("time_stamps", path, "layout")
+            else:
                 own.append(self.evidence.stamp(data, sealed, path, size=1, message_file=manifest.STATEMENT, strict="seal"))
         ledger.close("seal", "seal/", len(self.bag.contents.seal))
         # kind `time`: new time stamps over the package's own proof

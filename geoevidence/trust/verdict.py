@@ -389,6 +389,11 @@ class VerificationReport:
                     lines.append("      " + say(check.detail, **check.values))
             if len(chosen) > SHOWN:
                 lines.append("  " + say("trust.report.more", count=len(chosen) - SHOWN))
+        open_checks = {check.name for check in self.checks if check.status != PASSED}
+        passed = list(dict.fromkeys(check.name for check in self.checks if check.name not in open_checks))
+        if passed:
+            shown = [f"{RULES[name].number} {say('trust.check.' + name)}" for name in passed]
+            lines += ["", say("trust.report.passed", count=len(passed)), "  " + say("trust.report.separator").join(shown)]
         if self.fork_proof is not None:
             lines += ["", say("trust.report.fork_proof")]
             lines += [f"    {plain(line)}" for text in self.fork_proof for line in (*text.splitlines(), "")]

@@ -126,6 +126,28 @@ def test_runs_from_inside_and_outside(which: str, sealed: Path, program: Path) -
     assert sorted(sealed.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["verify.pyz", "verify.html"])
+def test_a_verifier_that_lies_is_caught_by_one_from_outside(name: str, sealed: Path, program: Path, tmp_path: Path) -> None:
+    """Somebody changes a photo and puts a verifier that says all is well into the package."""
+    copy = shutil.copytree(sealed, tmp_path / "P-1")
+    photo = next(copy.rglob("照片 1.JPG"))
+    photo.write_bytes(b"another scene")
+    lies = tmp_path / "lies.py"
+    lies.write_text("print('完整    通过')\n")
+    with zipfile.ZipFile(copy / name, "w") as archive:
+        archive.writestr("__main__.py", lies.read_text())
+    if name == "verify.pyz":
+        assert run(copy / name).stdout == "完整    通过\n"
+    result = run(program, str(copy), "--json")
+    assert result.returncode == 1
+    failed = {
+        check["subject"]
+        for check in json.loads(result.stdout)["checks"]
+        if check["name"] == "files" and check["status"] == "failed"
+    }
+    assert failed == {name, photo.relative_to(copy).as_posix()}
+
+
 def test_says_what_failed_in_which_file(sealed: Path, program: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(sealed, tmp_path / "P-1")
     photo = next(copy.rglob("照片 1.JPG"))

@@ -42,7 +42,7 @@ _MAX_DEPTH = 64
 _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _SHAPE_PARTS = (".shp", ".shx", ".dbf")
 
-__all__ = ["MAX_PIXELS", "InspectionResult", "Verdict", "inspect_path", "inspect_source_file"]
+__all__ = ["MAX_PIXELS", "InspectionResult", "Verdict", "inspect_path", "inspect_source_file", "inspect_stored_file"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +110,15 @@ def inspect_source_file(path: Path) -> InspectionResult:
     Never raises for content.
     """
     return _inspect_file(Path(path), deep=False)
+
+
+def inspect_stored_file(path: Path, name: str) -> InspectionResult:
+    """As `inspect_source_file`, for a file of the store: `name` is what it was called where it came from."""
+    try:
+        with open(path, "rb") as stream:
+            return _here(Path(name), stream, os.fstat(stream.fileno()).st_size)
+    except OSError as error:
+        return _reject(Path(name), "custody.inspect.unreadable", reason=_why(error))
 
 
 def _reject(path: Path, message_id: str, **values: str | int) -> InspectionResult:
