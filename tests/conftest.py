@@ -53,6 +53,7 @@ SHARING = ("browser", "drone")
 """Folders whose files share what their session fixtures make: a reconstructed flight, a running server."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before the distributing plugin reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes run the tests, each file stays in one of them, and each of the `SHARING` folders as a whole."""
     for item in items:

@@ -375,7 +375,7 @@ def test_two_processes_cannot_sign_two_histories(tmp_path: Path) -> None:
     workers = [context.Process(target=_race, args=(str(tmp_path), n % 2 == 1, start, results)) for n in range(4)]
     for worker in workers:
         worker.start()
-    found = [results.get(timeout=60) for _ in workers]
+    found = [results.get(timeout=300) for _ in workers]
     for worker in workers:
         worker.join()
     signed = {forked for forked, status in found if status == 200}
@@ -658,3 +658,20 @@ def test_http_client_library_keeps_to_one_request_a_connection(served: str) -> N
     response = connection.getresponse()
     assert response.status == 200 and response.getheader("Connection") == "close"
     connection.close()
+
+
+def test_a_contradiction_that_cannot_be_kept_is_said(watcher: Witness) -> None:
+    assert watcher.add_checkpoint(ask(0, 7)).status == 200
+    (watcher.folder / "forks").write_bytes(b"in the way")
+    with pytest.raises(CustodyError) as caught:
+        watcher.add_checkpoint(build_witness_request(head(7, leaves=FORKED), 7, ()))
+    assert caught.value.message_id.startswith("custody.disk_")
+    assert watcher.newest(ORIGIN) == head(7)
+
+
+def test_an_answer_that_carries_another_text_is_not_taken(watcher: Witness) -> None:
+    """The lines of the answer go after the checkpoint: with a text of their own they would be another note."""
+    answer = watcher.add_checkpoint(ask(0, 3)).body
+    assert parse_cosignature(read_cosignature(answer, head(3), watcher.key, where="x"))[1].name == watcher.key.name
+    with pytest.raises(AnswerError):
+        read_cosignature(b"another line\n\n" + answer, head(3), watcher.key, where="x")
