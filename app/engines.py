@@ -37,9 +37,28 @@ class _Engine:
         return status, detail
 
 
+class _Redaction:
+    """Blurred pictures and rounded coordinates: no numbers, but files that can be made again."""
+
+    def figures(self, former: ProcessResult, *, products: Path, inputs: Path) -> Mapping[str, Quantity]:
+        return {}
+
+    def again(self, former: ProcessResult, *, inputs: Path, out: Path, progress: Progress) -> ProcessResult:
+        from geoevidence.redaction import redact_again
+
+        return redact_again(former, inputs=inputs, out=out)
+
+    def compare(self, product: Product, stated: Path, found: Path) -> tuple[Any, str]:
+        from geoevidence.comparison import compare_product
+
+        return compare_product(product, stated, found, tolerances={}) or ("not_run", "other bytes; not compared by value")
+
+
 ENGINES: Mapping[str, Engine] = {
     "drone.survey": _Engine("drone"),
     "drone.measure": _Engine("drone"),
     "satellite.monitor": _Engine("satellite"),
+    "redact.blur": _Redaction(),
+    "redact.round": _Redaction(),
 }
 """Name of a process -> what runs it again."""

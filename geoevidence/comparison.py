@@ -24,6 +24,8 @@ Likeness = Literal["within_tolerance", "differs"]
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 RELATIVE = 1e-4
 """Numbers in JSON and CSV may differ by this share: the last digits of an adjustment on another processor, not its result."""
+_PLACES = re.compile(r"\.(coordinates|bbox|polygon)\[")
+"""Where numbers are coordinates: of a northing of 3 000 km that share would be 300 m."""
 _PICTURE_LEVELS, _PICTURE_SHARE = 16, 0.01
 
 
@@ -76,7 +78,7 @@ def _csv(path: Path) -> Any:
 
 
 def compare_values(stated: Any, found: Any) -> tuple[Likeness, str]:
-    """Two JSON values: equal but for numbers (also as decimal text) that differ by at most `RELATIVE`."""
+    """Two JSON values: equal but for numbers (also as decimal text) that differ by at most `RELATIVE`, coordinates by a centimetre."""
     worst, where = 0.0, ""
     for place, one, other in _pairs(stated, found, "$"):
         if one == other:
@@ -84,6 +86,10 @@ def compare_values(stated: Any, found: Any) -> tuple[Likeness, str]:
         first, second = _value(one), _value(other)
         if first is None or second is None:
             return "differs", f"{place}: {_short(one)} / {_short(other)}"
+        if _PLACES.search(place):
+            if not same_coordinate(first, second):
+                return "differs", f"{place}: {_short(one)} / {_short(other)}"
+            continue
         apart = abs(first - second) / max(abs(first), abs(second))
         if apart > worst:
             worst, where = apart, place
@@ -109,6 +115,11 @@ def _value(raw: Any) -> float | None:
         return None
     value = float(raw)
     return value if math.isfinite(value) else None
+
+
+def same_coordinate(one: float, other: float) -> bool:
+    """Within a centimetre: 0.01 of a metre, or 1e-7 of what can be a degree."""
+    return abs(one - other) <= (1e-7 if max(abs(one), abs(other)) <= 360 else 0.01)
 
 
 def _short(value: Any) -> str:

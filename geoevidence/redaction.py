@@ -28,8 +28,9 @@ _FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 _MODES = {"L": "L", "RGB": "RGB", "RGBA": "RGBA", "P": "RGB", "1": "L", "CMYK": "RGB"}
 _MAX_PIXELS = 500_000_000
 _MAX_JSON = 64 << 20
-CELLS = 6
-"""Cells along the longer side of a blurred box: too few for a face or a number plate to be told (each is one mean colour)."""
+CELLS, CELL_PIXELS = 6, 8
+"""Cells along the longer side of a blurred box, at most, and pixels along a cell, at least: too few for a face or a number
+plate to be told (each is one mean colour). Without the second a box of a few pixels would stay as it is."""
 
 
 def blur_item(case: Case, item: EvidenceItem, boxes: Sequence[Box] = ()) -> StoredResult:
@@ -38,7 +39,7 @@ def blur_item(case: Case, item: EvidenceItem, boxes: Sequence[Box] = ()) -> Stor
     Raises: FormatError for a file that is no picture, or of a kind that would change otherwise (16 bits); ConfigError for
         a box outside it; CustodyError.
     """
-    parameters = {"boxes": [list(box) for box in boxes], "cells": CELLS}
+    parameters = {"boxes": [list(box) for box in boxes], "cells": CELLS, "cell_pixels": CELL_PIXELS}
     return _derive(case, item, BLUR, parameters, "redacted.png", "image/png", lambda old, new: _blur(old, new, boxes), ())
 
 
@@ -58,6 +59,27 @@ def round_item(case: Case, item: EvidenceItem, decimals: int) -> StoredResult:
     return _derive(
         case, item, ROUND, {"decimals": decimals}, "redacted.geojson", kind, lambda old, new: _round(old, new, decimals), gaps
     )
+
+
+def redact_again(former: ProcessResult, *, inputs: Path, out: Path) -> ProcessResult:
+    """The same redaction of the one file in `inputs`, with the recorded parameters, into `out`.
+
+    Raises: FormatError, ConfigError as when it was made; FormatError where the inputs are not one file.
+    """
+    files = [path for path in sorted(inputs.rglob("*")) if path.is_file()]
+    if len(files) != 1:
+        raise FormatError("redaction.one_input", found=len(files))
+    out.mkdir(parents=True, exist_ok=True)
+    target = out / former.products[0].path
+    if former.process == BLUR:
+        if (former.parameters.get("cells"), former.parameters.get("cell_pixels")) != (CELLS, CELL_PIXELS):
+            raise ConfigError("core.unknown_parameter", where=BLUR, name="cells")
+        boxes = [(int(x), int(y), int(width), int(height)) for x, y, width, height in former.parameters["boxes"]]
+        _blur(files[0], target, boxes)
+    else:
+        _round(files[0], target, int(former.parameters["decimals"]))
+    former.write(out)
+    return former
 
 
 def _derive(
@@ -110,8 +132,8 @@ def _pixelate(image: Image, box: Box) -> None:
     x, y, width, height = box
     if x < 0 or y < 0 or width < 1 or height < 1 or x + width > image.width or y + height > image.height:
         raise ConfigError("redaction.box", found=f"{x},{y},{width},{height}", width=image.width, height=image.height)
-    across = max(1, round(CELLS * width / max(width, height)))
-    down = max(1, round(CELLS * height / max(width, height)))
+    # a narrow strip has one row of cells, a small box a single one
+    across, down = (max(1, min(round(CELLS * side / max(width, height)), side // CELL_PIXELS)) for side in (width, height))
     cells = image.crop((x, y, x + width, y + height)).resize((across, down), images.Resampling.BOX)
     image.paste(cells.resize((width, height), images.Resampling.NEAREST), (x, y))
 

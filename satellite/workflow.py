@@ -277,7 +277,9 @@ def _layers(path: Path) -> dict[str, Any]:
     import geopandas
 
     names = sorted(geopandas.list_layers(path)["name"])
-    return {name: json.loads(geopandas.read_file(path, layer=name).to_json()) for name in names}
+    layers = {name: geopandas.read_file(path, layer=name) for name in names}
+    # dates are no JSON values; the CRS stands beside the features, not in them
+    return {name: {"crs": str(layer.crs), **json.loads(layer.to_json(default=str))} for name, layer in layers.items()}
 
 
 def _recorded_config(former: ProcessResult) -> MonitorConfig:

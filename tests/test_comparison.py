@@ -103,3 +103,19 @@ def test_pictures(tmp_path: Path) -> None:
         for name in "bcde"
     }
     assert found == {"b": "within_tolerance", "c": "differs", "d": "within_tolerance", "e": "differs"}
+
+
+@pytest.mark.parametrize(
+    ("stated", "found", "status"),
+    [
+        # 1e-4 of a longitude or a northing would be hundreds of metres
+        ([114.28092209, 30.3595685], [114.28092215, 30.3595685], "within_tolerance"),
+        ([114.28092209, 30.3595685], [114.2810, 30.3595685], "differs"),
+        (["527006.933", "3360006.999"], ["527006.936", "3360006.999"], "within_tolerance"),
+        (["527006.933", "3360006.999"], ["527006.933", "3360008.0"], "differs"),
+    ],
+)
+def test_a_place_may_move_by_a_centimetre_only(stated: list[object], found: list[object], status: str) -> None:
+    for name in ("coordinates", "polygon"):
+        sides = [{"features": [{"geometry": {name: [each, [each]]}}]} for each in (stated, found)]
+        assert compare_values(*sides)[0] == status

@@ -12,9 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from app.engines import ENGINES
 from geoevidence.custody import Case, StoredResult
 from geoevidence.errors import ConfigError, FormatError
+from geoevidence.package import draft, recompute_events, recomputing
+from geoevidence.package.recompute import derived_events, fetch_from_case
 from geoevidence.redaction import CELLS, blur_item, round_item
+from geoevidence.trust.events import parse_leaf
 from geoevidence.types import EvidenceItem
 from tests.custody.workspaces import Place
 
@@ -45,7 +49,7 @@ def test_boxes_become_a_few_cells_and_the_rest_stays(tmp_path: Path) -> None:
     case, item = one(tmp_path, "face.JPG", picture())
     stored = blur_item(case, item, [(20, 10, 90, 60)])
     assert stored.event.type == "derived" and stored.event.inputs[0].item == item.id
-    assert stored.result.parameters == {"boxes": [[20, 10, 90, 60]], "cells": CELLS} and stored.result.synthetic
+    assert stored.result.parameters == {"boxes": [[20, 10, 90, 60]], "cells": CELLS, "cell_pixels": 8} and stored.result.synthetic
     data = made(case, stored, "redacted.png")
     after = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     before = np.asarray(Image.open(case.path_of(item)).convert("RGB")).astype(int)
@@ -64,10 +68,29 @@ def test_boxes_become_a_few_cells_and_the_rest_stays(tmp_path: Path) -> None:
     assert blur_item(case, item, [(20, 10, 90, 60)]).files["redacted.png"].sha256 == stored.files["redacted.png"].sha256
 
 
+def test_a_redaction_is_made_again_and_states_no_number(tmp_path: Path) -> None:
+    case, item = one(tmp_path, "face.JPG", picture())
+    blur_item(case, item, [(20, 10, 90, 60)])
+    events = derived_events(parse_leaf(event.leaf).event for event in case.events())
+    (full,) = recompute_events(events, fetch=fetch_from_case(case), engines=ENGINES, scope="full")
+    assert full.status == "identical" and {row.path.rpartition("/")[2] for row in full.files} == {"redacted.png", "result.json"}
+    # a package of nothing but redactions has no record of its numbers, rather than one that says "not run"
+    assert recomputing(case, engines=ENGINES)(draft(case), "0" * 64) is None
+    assert recomputing(case, engines={})(draft(case), "0" * 64) is None
+
+
 def test_without_a_box_the_whole_picture_is_blurred(tmp_path: Path) -> None:
     case, item = one(tmp_path, "face.JPG", picture())
     data = made(case, blur_item(case, item), "redacted.png")
     assert len(np.unique(np.asarray(Image.open(io.BytesIO(data))).reshape(-1, 3), axis=0)) <= CELLS * CELLS
+
+
+@pytest.mark.parametrize(("width", "height", "colours"), [(5, 3, 1), (12, 7, 1), (17, 17, 4), (24, 8, 3), (60, 6, 6)])
+def test_a_small_box_does_not_stay_as_it_is(tmp_path: Path, width: int, height: int, colours: int) -> None:
+    case, item = one(tmp_path, "face.JPG", picture())
+    stored = blur_item(case, item, [(20, 10, width, height)])
+    after = np.asarray(Image.open(io.BytesIO(made(case, stored, "redacted.png"))))
+    assert len(np.unique(after[10 : 10 + height, 20 : 20 + width].reshape(-1, 3), axis=0)) <= colours
 
 
 def test_boxes_are_those_of_the_picture_as_it_is_shown(tmp_path: Path) -> None:

@@ -221,6 +221,7 @@ def package_redact(
         "withheld": list(made.withheld),
         "mentions": [{"path": each.path, "item": each.item, "what": each.what} for each in made.mentions],
         "not_searched": list(made.not_searched),
+        "made_from": list(made.made_from),
         "event_id": None if made.event is None else made.event.event_id,
         "size": made.size,
     }
@@ -228,6 +229,9 @@ def package_redact(
     lines = [text_of("cli.package.redact.done", **counts)]
     lines += [text_of("cli.package.redact.mention", path=each.path, what=each.what) for each in made.mentions]
     lines += [text_of("cli.package.redact.not_searched", name=name) for name in made.not_searched]
+    if made.made_from:
+        lines.append(text_of("cli.package.redact.made_from", count=len(made.made_from)))
+        lines += [f"  {path}" for path in made.made_from]
     emit(as_json, record, lines)
 
 
@@ -304,7 +308,7 @@ def _number_text(number: Mapping[str, Any] | None) -> str:
     if number is None:
         return "-"
     error = number["standard_uncertainty"]
-    return f"{number['value']} {number['unit']} (u = {error or '-'})"
+    return f"{number['value']} {number['unit']} (u = {error or '-'}, k = {number['coverage_factor']})"
 
 
 def verify(

@@ -214,8 +214,7 @@ def take_files(scan: Scan, store: ObjectStore, *, known: Mapping[str, Sequence[E
             new.append((file.name, result))
         elif isinstance(result, EvidenceItem):
             present.append(result)
-        elif isinstance(result, Message):
-            skipped[file.name] = result
+    skipped.update((file.name, result) for file, result in zip(scan.files, taken, strict=True) if isinstance(result, Message))
     return Taken(new=tuple(new), present=tuple(present), skipped=dict(sorted(skipped.items())))
 
 

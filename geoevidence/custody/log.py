@@ -680,11 +680,6 @@ class Appender:
         return self._tree.size
 
     @property
-    def session(self) -> Session:
-        """Who writes."""
-        return self._session
-
-    @property
     def reader(self) -> LogReader:
         """The transaction's own view."""
         return self._writer

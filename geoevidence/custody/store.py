@@ -33,7 +33,7 @@ from geoevidence.trust.digests import BLOCK, FileDigests, new_sm3
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:  # pragma: no cover (Windows has no such module)
     fcntl = None  # type: ignore[assignment]
 
 HEAD = 1 << 16
@@ -179,8 +179,8 @@ class ObjectStore:
                 stored = StoredFile(sha256=read.sha256, sm3=read.sm3, size=read.size)
                 self._name(part, stored)
             finally:
-                if os.name == "nt" and part.exists():
-                    part.chmod(0o600)  # Windows removes no read-only file
+                if os.name == "nt" and part.exists():  # pragma: no cover (Windows removes no read-only file)
+                    part.chmod(0o600)
                 part.unlink(missing_ok=True)
         return stored
 

@@ -186,9 +186,10 @@ class _FolderSink:
         target = self._folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(target, "xb") as stream:
+            # listed before it is whole: `back_to` takes back also a file that could not be written to its end
+            self._sizes[path] = content.digests.size
             for block in content.blocks():
                 stream.write(block)
-        self._sizes[path] = content.digests.size
 
     def back_to(self, path: str) -> None:
         for name in [each for each in self._sizes if sort_key(each) >= sort_key(path)]:
@@ -253,6 +254,11 @@ class NewBag:
         self.out, self.part, self.spool = out, part, spool
         self._sink = sink
         self.size = 0
+        self.kept = False
+
+    def keep(self) -> None:
+        """From now on the hidden place is left as it is when the bag cannot get its name."""
+        self.kept = True
 
     def add(self, contents: Mapping[str, Content], *, done: Callable[[int], None] | None = None) -> None:
         """Write files in the order of the package, all of them after those already there.
@@ -281,6 +287,8 @@ class NewBag:
         with storing(self.out):
             # neither renames over a package that someone else has made meanwhile
             if os.path.lexists(self.out):
+                if self.kept:
+                    raise PackageError("package.recorded_elsewhere", path=self.out, part=self.part)
                 raise PackageError("package.target_exists", path=self.out)
             os.rename(self.part, self.out)
             sync_folder(self.out.parent)
@@ -288,7 +296,7 @@ class NewBag:
 
 @contextmanager
 def new_bag(out: Path, *, archive: bool) -> Iterator[NewBag]:
-    """A new bag that will be at `out`, a folder or a zip archive; removed on leaving unless it was published.
+    """A new bag that will be at `out`, a folder or a zip archive; removed on leaving unless it was published or is kept.
 
     Raises: PackageError when something is there; CustodyError when nothing can be written.
     """
@@ -299,16 +307,19 @@ def new_bag(out: Path, *, archive: bool) -> Iterator[NewBag]:
     with storing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     spool = Spool(out.parent)
+    bag = None
     try:
         with storing(out):
             sink: Sink = _ZipSink(part, out.stem) if archive else _FolderSink(part, out.name)
-        yield NewBag(out, part, sink, spool)
+        bag = NewBag(out, part, sink, spool)
+        yield bag
     finally:
         spool.close()
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+        if bag is None or not bag.kept:
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
 
 
 @contextmanager

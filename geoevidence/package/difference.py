@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +20,24 @@ from geoevidence.trust.archive import sort_key
 from geoevidence.trust.canonical import loads_canonical
 from geoevidence.trust.checks import verify_package
 from geoevidence.trust.digests import digest_bytes
-from geoevidence.trust.manifest import FINDINGS, KEYS, LEAVES, REDACTION, ItemLine, parse_keys, parse_redaction
+from geoevidence.trust.manifest import (
+    CHANGED_BY_REDACTION,
+    FINDINGS,
+    KEYS,
+    LEAVES,
+    REDACTION,
+    ItemLine,
+    parse_keys,
+    parse_redaction,
+)
 from geoevidence.trust.merkle import leaf_hash
 from geoevidence.trust.notes import LogCheckpoint
 from geoevidence.trust.signatures import parse_envelope
 from geoevidence.trust.verdict import BROKEN
 from geoevidence.types import Progress, no_progress
 
+_NUMBER = ("value", "unit", "standard_uncertainty", "coverage_factor")
+"""What is printed of a quantity: value ± coverage factor times standard uncertainty."""
 Relation = Literal["same", "a_is_prefix", "b_is_prefix", "fork", "unrelated"]
 
 
@@ -79,7 +90,7 @@ class LogRelation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindingChange:
-    """A finding that is not the same in both. a, b: {"value", "unit", "standard_uncertainty"} as decimals in text; None where
+    """A finding that is not the same in both. a, b: its quantity as decimals in text (`_NUMBER`); None where
     it is missing, or states no number. words: something else of it differs, its number does not.
     """
 
@@ -139,7 +150,7 @@ def compare_packages(a: Path, b: Path, *, progress: Progress = no_progress) -> P
             if package.kind == "supplement":
                 raise PackageError("package.is_supplement", path=path)
             sides.append(_side(Path(path), package, progress))
-        changes = tuple(_file_changes(first.items(), second.items()))
+        changes = tuple(_present(change, first, second) for change in _file_changes(first.items(), second.items()))
         keys = [{each.key.key_id for each in parse_keys(package.read(KEYS))} for package in (first, second)]
         return PackageDifference(
             a=sides[0],
@@ -202,6 +213,14 @@ def _file_changes(a: Iterable[ItemLine], b: Iterable[ItemLine]) -> Iterator[File
             if one is not None and two is not None and _digests(one) != _digests(two):
                 yield _change("changed", one, two)
             one, two = next(ours, None), next(theirs, None)
+
+
+def _present(change: FileChange, first: OpenPackage, second: OpenPackage) -> FileChange:
+    """A document that a redacted copy holds in another form has no line in `items.json`, but is there: it differs."""
+    if change.path not in CHANGED_BY_REDACTION or not (change.path in first.paths and change.path in second.paths):
+        return change
+    a, b = (digest_bytes(package.read_long(change.path)) for package in (first, second))
+    return replace(change, change="changed", a=a._asdict(), b=b._asdict())
 
 
 def _change(change: Literal["added", "removed", "changed"], one: ItemLine | None, two: ItemLine | None) -> FileChange:
@@ -280,4 +299,4 @@ def _finding_changes(a: list[tuple[str, Mapping[str, Any]]], b: list[tuple[str, 
 
 
 def _number(quantity: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if quantity is None else {name: quantity[name] for name in ("value", "unit", "standard_uncertainty")}
+    return None if quantity is None else {name: quantity[name] for name in _NUMBER}

@@ -1,7 +1,7 @@
 """Where a text still speaks of what is to be withheld: item ids, paths, names, digests, or a withheld word.
 
-Looks into the bytes of files, into the payloads of signed envelopes in them, and at other spellings of a name (JSON and
-percent escapes). What it cannot read (PDF, archives, compressed pictures) it does not judge: the caller names such files.
+Looks into the bytes of files, into Base64 texts in them (signed envelopes, certificates), and at other spellings of a name
+(JSON and percent escapes, the UTF-16 of Windows' EXIF tags, the GB 18030 of older Chinese software). What it cannot read (PDF, archives, compressed pictures) it does not judge: the caller names such files.
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ from html import escape
 from urllib.parse import quote
 
 _TOKEN = re.compile(rb"E-[0-9a-f]{8}-[0-9]+-[0-9]+|(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
-_PAYLOAD = re.compile(rb'"(?:payload|extra)":\s*"([A-Za-z0-9+/]{16,}={0,2})"|^extra ([A-Za-z0-9+/]{16,}={0,2})$', re.M)
+_PAYLOAD = re.compile(
+    rb'"(?:payload|extra)":\s*"([A-Za-z0-9+/]{16,}={0,2})"|^extra ([A-Za-z0-9+/]{16,}={0,2})$|"([A-Za-z0-9+/]{88,}={0,2})"', re.M
+)
+"""Longer than a hex digest: certificates stand as plain texts in lists."""
 _LEAST = 4
-"""Shorter names and words would be found everywhere."""
+"""Bytes; shorter names and words would be found everywhere."""
+_LEAST_BINARY = 6
+"""The same for spellings that are not text: four bytes turn up by chance in a gigabyte of pictures."""
 _WORD = re.compile(rb"[0-9A-Za-z_]")
 
 
@@ -39,6 +44,9 @@ class Needles:
                 continue
             for spelling in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], quote(text), escape(text)):
                 self._texts.setdefault(spelling.encode("utf-8"), text)
+            for encoded in (text.encode(encoding) for encoding in ("utf-16-le", "utf-16-be", "gb18030")):
+                if len(encoded) >= _LEAST_BINARY:
+                    self._texts.setdefault(encoded, text)
 
     def __bool__(self) -> bool:
         return bool(self._tokens or self._texts)
@@ -48,7 +56,7 @@ class Needles:
         found = self._found(data)
         for match in () if found else _PAYLOAD.finditer(data):
             try:
-                found = self._found(base64.b64decode(match[1] or match[2], validate=True))
+                found = self._found(base64.b64decode(match[1] or match[2] or match[3], validate=True))
             except binascii.Error:
                 continue
             if found:

@@ -12,10 +12,10 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from geoevidence.custody import Case, FileRef, Session, laid_name
 from geoevidence.custody.log import sign_envelope
@@ -45,6 +45,9 @@ UNCERTAINTY_SHARE = 0.1
 """A number may differ by this share of its own standard uncertainty: far below what is claimed for it, far above rounding."""
 RELATIVE_TOLERANCE = 1e-6
 """For a number without an uncertainty: what single precision keeps."""
+_NO_NUMBERS = "package.recompute_no_numbers"
+METRES_APART, DEGREES_APART = 1.0, 1e-5
+"""How far the bounding box of a finding that was made again may lie apart."""
 
 
 class Engine(Protocol):
@@ -140,6 +143,7 @@ def recompute_package(
         events = derived_events(parse_leaf(leaf).event for _, leaf in opened.leaves() if leaf is not None)
         fetch = fetch_from_container(opened.container)
         results = recompute_events(events, fetch=fetch, engines=engines, scope=scope, progress=progress)
+    events, results = _with_numbers(events, results, scope)
     return record_of(
         events,
         results,
@@ -161,6 +165,9 @@ def recomputing(
         if not events:
             return None
         results = recompute_events(events, fetch=fetch_from_case(case), engines=engines, scope=scope, progress=progress)
+        events, results = _with_numbers(events, results, scope)
+        if not events:
+            return None
         return record_of(
             events,
             results,
@@ -172,6 +179,18 @@ def recomputing(
         )
 
     return recompute
+
+
+def _with_numbers(
+    events: Sequence[DerivedEvent], results: Sequence[RecomputedResult], scope: Scope
+) -> tuple[tuple[DerivedEvent, ...], tuple[RecomputedResult, ...]]:
+    """A record of scope `headline` is about numbers: results that state none, such as blurred pictures, stay out of it."""
+    kept = [
+        (event, result)
+        for event, result in zip(events, results, strict=True)
+        if scope != "headline" or result.reason is None or result.reason[0] != _NO_NUMBERS
+    ]
+    return tuple(event for event, _ in kept), tuple(result for _, result in kept)
 
 
 def sign_record(record: RecomputeRecord, session: Session) -> bytes:
@@ -223,6 +242,8 @@ def _recompute(
         former = ProcessResult.from_dict(loads_canonical((products / RESULT).read_bytes(), where=event.result.path))
         process = former.process
         engine = engines.get(process)
+        if engine is None and scope == "headline" and all(each.quantity is None for each in former.findings):
+            return _not_run(event, process, Message(id=_NO_NUMBERS), former)
         if engine is None:
             return _not_run(event, process, Message(id="package.recompute_no_engine", values={"process": process}), former)
         for ref in event.outputs:
@@ -260,6 +281,13 @@ def _compared(
     quantities = tuple(
         _quantity(each.id, each.quantity, found.get(each.id)) for each in former.findings if each.quantity is not None
     )
+    unstated = sorted(found.keys() - {row.finding for row in quantities})
+    if unstated:
+        # a number that comes out again but stands nowhere: findings were dropped from the result
+        row = RecomputedFile(path=event.result.path, status="differs", detail=f"not stated: {', '.join(unstated)}")
+        files = [each for each in files if each.path != row.path] + [row]
+    if not quantities and not files:
+        return _not_run(event, former.process, Message(id=_NO_NUMBERS))
     statuses = [each.status for each in quantities] + [each.status for each in files]
     status = max(statuses, key=RECOMPUTE_STATUSES.index, default="identical")
     return RecomputedResult(
@@ -309,15 +337,58 @@ def _compare_files(
         else:
             status, detail = engine.compare(stated[path], products / path, out / path)
             rows.append(RecomputedFile(path=folder + path, status=status, detail=detail))
-    if [each.id for each in former.findings] != [each.id for each in again.findings]:
-        detail = f"findings {', '.join(each.id for each in former.findings)} / {', '.join(each.id for each in again.findings)}"
-        rows.append(RecomputedFile(path=folder + RESULT, status="differs", detail=detail))
-    elif _sha256(products / RESULT) == _sha256(out / RESULT):
+    if _sha256(products / RESULT) == _sha256(out / RESULT):
         rows.append(RecomputedFile(path=folder + RESULT, status="identical", detail=""))
+    elif (otherwise := _said_otherwise(former, again)) is not None:
+        rows.append(RecomputedFile(path=folder + RESULT, status="differs", detail=otherwise))
     else:
         # its numbers are compared one by one
         rows.append(RecomputedFile(path=folder + RESULT, status="within_tolerance", detail="bytes"))
     return tuple(sorted(rows, key=lambda row: row.path))
+
+
+def _said_otherwise(former: ProcessResult, again: ProcessResult) -> str | None:
+    """What two results say differently, numbers apart: which findings, of what, where, when, from what, with which limits."""
+    one, other = [each.id for each in former.findings], [each.id for each in again.findings]
+    if one != other:
+        return f"findings {', '.join(one)} / {', '.join(other)}"
+    if [each.id for each in former.gaps] != [each.id for each in again.gaps]:
+        return "gaps"
+    for stated, found in zip(former.findings, again.findings, strict=True):
+        for name in ("crs", "period", "sources", "products", "synthetic"):
+            if getattr(stated, name) != getattr(found, name):
+                return f"{stated.id}.{name}"
+        if (stated.message.id, stated.method.id) != (found.message.id, found.method.id):
+            return f"{stated.id}.message"
+        if [each.id for each in stated.limitations] != [each.id for each in found.limitations]:
+            return f"{stated.id}.limitations"
+        if not _same_place(stated.geometry, found.geometry):
+            return f"{stated.id}.geometry"
+    return None
+
+
+def _same_place(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """Two geometries with the same bounding box: of outlines that follow a surface a cell may fall to the other side."""
+    if one is None or other is None:
+        return one is other
+    sides = [_bounds(each) for each in (one, other)]
+    limit = DEGREES_APART if max(map(abs, [*sides[0], *sides[1]]), default=0.0) <= 360 else METRES_APART
+    return len(sides[0]) == len(sides[1]) and all(abs(left - right) <= limit for left, right in zip(*sides, strict=True))
+
+
+def _bounds(geometry: Mapping[str, Any]) -> list[float]:
+    places = list(_positions(geometry.get("coordinates", geometry.get("geometries", ()))))
+    return [pick(place[axis] for place in places) for axis in (0, 1) for pick in (min, max)] if places else []
+
+
+def _positions(value: Any) -> Iterator[Sequence[float]]:
+    if isinstance(value, Mapping):
+        yield from _positions(value.get("coordinates", value.get("geometries", ())))
+    elif value and isinstance(value[0], (int, float)):
+        yield value
+    else:
+        for each in value:
+            yield from _positions(each)
 
 
 def _sha256(path: Path) -> str:

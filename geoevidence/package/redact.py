@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from geoevidence.custody import Case, CustodyEvent, Session
+from geoevidence.custody.keys import KEY_CHANGE
 from geoevidence.custody.log import sign_envelope
 from geoevidence.errors import PackageError
 from geoevidence.package.bag import Content, NewBag, ShortDocument, Spool, new_bag, storing, tag_files
@@ -53,6 +54,8 @@ FIELDS = ("actor.id", "device.serial", "note")
 """Fields of an event that are commitments and can be withheld."""
 _BLOCK, _OVERLAP = 64 << 20, 1 << 20
 _UNREADABLE = (".pdf", ".zip", ".gz", ".7z", ".docx", ".xlsx", ".kmz")
+_UNREADABLE_STARTS = (b"%PDF-", b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\xd0\xcf\x11\xe0")
+"""The same by their first bytes, whatever they are called: PDF, zip (office documents too), gzip, 7z, rar, old office documents."""
 _NAMED = ("data/originals/", "data/derived/")
 """Where files have names of their own; those of records and reports are fixed."""
 _SHOWN = 8
@@ -75,6 +78,7 @@ class RedactedCopy:
     withheld: item ids, also of those that were added because they mention others.
     mentions: files that still name something withheld; only where that was accepted.
     not_searched: files that cannot be searched for mentions (PDF, archives), and words that are too short to be.
+    made_from: files of the copy that were computed from withheld ones, and may show what was to be left out.
     event: the `exported` event, or None where no case was given. size: bytes.
     """
 
@@ -86,6 +90,7 @@ class RedactedCopy:
     withheld: tuple[str, ...]
     mentions: tuple[Mention, ...]
     not_searched: tuple[str, ...]
+    made_from: tuple[str, ...]
     event: CustodyEvent | None
     size: int
 
@@ -162,6 +167,7 @@ def redact_package(
         bag.add(copy.contents)
         bag.finish()
         _require_verified(bag, progress)
+        made_from = plan.made_from()
         event = None if case is None else case.record_export(copy.signed)
         bag.publish()
     return RedactedCopy(
@@ -173,6 +179,7 @@ def redact_package(
         withheld=tuple(sorted(plan.items, key=lambda item: sort_key(plan.items[item]))),
         mentions=copy.mentions,
         not_searched=(*plan.not_searched, *plan.things.too_short, *plan.words.too_short),
+        made_from=made_from,
         event=event,
         size=bag.size,
     )
@@ -196,6 +203,12 @@ class _Plan:
         while True:
             self.things = self._needles()
             self.events = set() if request.keep_log else {leaf.event.event_id for leaf in self.leaves() if self._names(leaf)}
+            ended = next(
+                (leaf.event for leaf in self.leaves() if leaf.event.type == "key_rotated" and leaf.event.event_id in self.events),
+                None,
+            )
+            if ended is not None:
+                raise PackageError("package.redact_key_change", path=ended.event_id)
             self.mentions = tuple(self._mentioning())
             if not (self.mentions and request.withhold_mentions):
                 return
@@ -209,6 +222,15 @@ class _Plan:
         for number, (_, raw) in enumerate(self._opened.leaves(), 1):
             if raw is not None:
                 yield parse_leaf(raw, where=f"{LEAVES}:{number}")
+
+    def made_from(self) -> tuple[str, ...]:
+        """Paths of items that stay although they were computed from withheld ones, in the order of the package."""
+        tainted = set(self.items)
+        for leaf in self.leaves():
+            if leaf.event.type == "derived" and any(ref.item in tainted for ref in leaf.event.inputs):
+                tainted |= {ref.item for ref in leaf.event.outputs}
+        tainted -= set(self.items)
+        return tuple(str(line.path) for line in self._opened.items() if line.item in tainted)
 
     def _choose(self) -> None:
         matched = dict.fromkeys(self._request.withhold, False)
@@ -225,6 +247,9 @@ class _Plan:
                 raise PackageError("package.redact_no_match", pattern=pattern)
 
     def _withhold(self, line: ItemLine) -> None:
+        if str(line.path).startswith("data/records/") and str(line.path).endswith(f"/{KEY_CHANGE}"):
+            # a reader must be able to see that a key had ended
+            raise PackageError("package.redact_key_change", path=line.path)
         if line.item is not None and line.item not in self.items:
             self.items[line.item] = str(line.path)
             self._digests += [str(line.sha256), str(line.sm3)]
@@ -253,11 +278,14 @@ class _Plan:
         return Needles([*self.items, *self._digests], names)
 
     def _names(self, leaf: Leaf) -> bool:
-        """The event names a withheld item, or a withheld word stands among its parameters."""
-        if self.things.found_in(leaf.envelope.payload):
-            return True
+        """The event names a withheld item, or says a withheld word."""
+        return self.things.found_in(leaf.envelope.payload) is not None or self.said(leaf) is not None
+
+    def said(self, leaf: Leaf) -> str | None:
+        """A withheld word among the parameters of an event or in the paths of its files, not in the names of its fields."""
         process = leaf.event.raw["process"]
-        return process is not None and self.words.found_in(dumps(process["parameters"])) is not None
+        paths = [ref.path for ref in (*leaf.event.inputs, *leaf.event.outputs)]
+        return self.words.found_in(dumps([paths, process and process["parameters"]]))
 
     def _mentioning(self) -> Iterator[Mention]:
         """Items that stay and name what goes."""
@@ -269,10 +297,14 @@ class _Plan:
             if line.path.startswith("data/report/") and first is not None and self._order[_event_of(line.item)] > first:
                 # a report lists the digests of all items before it, in a form that cannot be searched
                 yield Mention(path=line.path, item=line.item, what="*")
-            elif line.path.lower().endswith(_UNREADABLE):
+            elif line.path.lower().endswith(_UNREADABLE) or self._starts(line.path).startswith(_UNREADABLE_STARTS):
                 self.not_searched.append(line.path)
             elif (what := self._search(line.path)) is not None:
                 yield Mention(path=line.path, item=line.item, what=what)
+
+    def _starts(self, path: str) -> bytes:
+        with self._opened.container.open(path) as stream:
+            return stream.read(8)
 
     def _search(self, path: str) -> str | None:
         with self._opened.container.open(path) as stream:
@@ -412,9 +444,13 @@ class _Copy:
         yield b"\n]\n"
 
     def _mentioning(self, payload: Mapping[str, Content], seal: Mapping[str, Content]) -> Iterator[Mention]:
-        for path in (BEFORE_RECORDING, CRATE, FINDINGS):
+        for path in (BEFORE_RECORDING, CRATE, FINDINGS, KEYS):
             if path in payload and (what := self._plan.found_in(b"".join(payload[path].blocks()))) is not None:
                 yield Mention(path=path, item=None, what=what)
+        for leaf in self._plan.leaves():
+            # with `keep_log` entries may name withheld items, as was asked for, but not say withheld words
+            if leaf.event.event_id not in self._plan.events and (what := self._plan.said(leaf)) is not None:
+                yield Mention(path=LEAVES, item=None, what=what)
         for path, content in seal.items():
             if (what := self._plan.things.found_in(b"".join(content.blocks()))) is not None:
                 yield Mention(path=path, item=None, what=what)

@@ -4,7 +4,7 @@ All documents are made first, from the log; then the files are copied out of the
 each compared with its digest in the log while it is copied. The `packaged` event is signed but not yet recorded, the
 seal made with it, and the whole verified by the kernel that a stranger runs: only what verifies is recorded in the log,
 byte for byte as it was verified. Evidence by others (time stamps, witnesses) is asked for after that; what cannot be had
-is said in the result. Before the end there is nothing at the target; what fails leaves nothing there.
+is said in the result. What fails before the recording leaves nothing; after it the package that was verified is kept.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def seal_folder(
 
     Raises: PackageError when there is something at `out`, nothing to seal, a number that comes out different, or a
         result that does not verify; DigestMismatchError when a file of the store is not what the log says; CustodyError
-        when the log moved meanwhile or nothing can be written. Nothing is recorded in the log then.
+        when the log moved meanwhile or nothing can be written. Nothing is recorded in the log then, but for one case: a
+        name that was taken while evidence was asked for (`package.recorded_elsewhere` says where the package lies).
     """
     return _seal(case, Path(out), evidence, recompute, progress, archive=False)
 
@@ -155,19 +156,26 @@ def _seal(
         seal = _Seal(plan, case.session, event, after, recomputed)
         _write(bag, plan, seal.bare, progress)
         _require_verified(bag, progress)
-        # from here on the package is whole, and exactly this one is recorded
-        case.record_sealing(plan.sealed_statement, event, expected_size=len(plan.draft.events))
-        gained, missing = (Evidence(), ()) if not evidence else _gain(bag, plan, seal, evidence, progress)
         record = PaperRecord.of_seal(
             plan.draft, plan.statement, seal.proof, statement_bytes=plan.sealed_statement, size=plan.size
         )
         with storing(paper):
             write_durably(paper, record.to_html().encode("utf-8"), replace=False)
         try:
-            bag.publish()
-        except GeoEvidenceError:
+            # from here on the package is whole, and exactly this one is recorded
+            case.record_sealing(plan.sealed_statement, event, expected_size=len(plan.draft.events))
+        except BaseException:
             paper.unlink(missing_ok=True)
             raise
+        # the log names this package now: whatever happens to the evidence of others, it must not be lost
+        bag.keep()
+        try:
+            gained, missing = (Evidence(), ()) if not evidence else _gain(bag, plan, seal, evidence, progress)
+        except BaseException:
+            _back_to_bare(bag, plan, seal)
+            bag.publish()
+            raise
+        bag.publish()
     return SealedPackage(
         path=out,
         record=paper,
@@ -233,21 +241,30 @@ def _gain(
     missing = tuple((name, error_message(error)) for name, error in gained.missing)
     if not gained:
         return gained, missing
-    first = min(seal.bare, key=sort_key)
-    tail = {path: content for path, content in plan.contents.items() if sort_key(path) > sort_key(first)}
-    bag.back_to(first)
-    bag.add({**tail, **seal.with_evidence(gained)})
-    bag.finish()
     try:
+        _write_from_seal(bag, plan, seal.with_evidence(gained))
         _require_verified(bag, progress)
-    except PackageError as error:
-        # the log has the event by now: the package that was verified before is written again, without the evidence
-        bag.back_to(first)
-        bag.add({**tail, **seal.bare})
-        bag.finish()
-        refused = Message(id="package.evidence_refused", values={"reason": str(error.values.get("check", "-"))})
+    except GeoEvidenceError as error:
+        # does not verify, or the disk is full: the package that was verified before is written again, without the evidence
+        _back_to_bare(bag, plan, seal)
+        check = error.values.get("check")
+        refused = Message(id="package.evidence_refused", values={"reason": str(check)}) if check else error_message(error)
         return Evidence(), (*missing, *((name, refused) for name in gained.answered))
     return gained, missing
+
+
+def _write_from_seal(bag: NewBag, plan: _Plan, seal: Mapping[str, Content]) -> None:
+    """The files of seal/, and those that come after them, written anew."""
+    first = min(seal, key=sort_key)
+    tail = {path: content for path, content in plan.contents.items() if sort_key(path) > sort_key(first)}
+    bag.back_to(first)
+    bag.add({**tail, **seal})
+    bag.finish()
+
+
+def _back_to_bare(bag: NewBag, plan: _Plan, seal: _Seal) -> None:
+    """The package as it was verified and recorded, without evidence by others."""
+    _write_from_seal(bag, plan, seal.bare)
 
 
 def error_message(error: GeoEvidenceError) -> Message:

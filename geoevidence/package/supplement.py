@@ -167,7 +167,8 @@ def _failures(report: VerificationReport) -> str:
 
 
 def _previous(path: Path, statement: Statement, session: Session) -> str:
-    """Hex SHA-256 of the statement of the supplement before. Raises PackageError when it is not one of this package and signer."""
+    """Hex SHA-256 of the statement of the supplement before. Raises PackageError when it is not one of this package and signer,
+    or does not verify."""
     with open_package(path) as before:
         if before.kind != "supplement":
             raise PackageError("package.not_a_supplement", path=path)
@@ -177,6 +178,10 @@ def _previous(path: Path, statement: Statement, session: Session) -> str:
         own = {each.public_key.key_id for each in session.signers}
         if not own & {each.keyid for each in before.envelope.signatures}:
             raise PackageError("package.supplement_by_other", path=path)
+        # names of keys are only claims until the signatures are checked
+        report = verify_package(path)
+        if report.failures or report.verdicts["intact"] != "passed":
+            raise PackageError("package.supplement_broken_previous", path=path, checks=_failures(report))
         return before.statement_digests.sha256
 
 

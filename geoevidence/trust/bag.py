@@ -170,6 +170,7 @@ class Bag:
         self._anomalies: dict[tuple[bool, ...], list[_Anomaly]] = {}
         self._uncounted: Counter[tuple[bool, ...]] = Counter()
         self._wrong_leaves: list[str] = []
+        self._found: Optional[dict[str, FileDigests]] = None
         self._sources: dict[str, _Source] = {}
 
     # ---- documents -----------------------------------------------------------------------------------
@@ -537,11 +538,10 @@ class Bag:
 
     def found_at(self, path: str) -> Optional[FileDigests]:
         """Digests of a file on which the sources disagree, where they are known."""
-        for kept in self._anomalies.values():
-            for row in kept:
-                if row.path == path and isinstance(row.found, FileDigests):
-                    return row.found
-        return self.digests.get(path)
+        if self._found is None:
+            rows = (row for kept in self._anomalies.values() for row in kept)
+            self._found = {row.path: row.found for row in rows if isinstance(row.found, FileDigests)}
+        return self._found.get(path, self.digests.get(path))
 
 
 class _Paths:
@@ -563,7 +563,7 @@ class _Paths:
             self._before.pop()
         for other, named in self._before:
             # the same name, or a file with the name of a folder
-            if folded[len(other) :][:1] in ("", "/"):
+            if folded[len(other) : len(other) + 1] in ("", "/"):
                 self._ledger.fail("paths", path, "trust.path_collides", found=named, path=path)
         self._before.append((folded, path))
 

@@ -13,7 +13,7 @@ from geoevidence.trust.archive import archive_bytes
 MODULES = (
     "__init__", "__main__", "archive", "bag", "bundle", "canonical", "certificates", "checks", "container", "continuity", "curves",
     "der", "devices", "digests", "errors", "events", "evidence", "history", "holders", "manifest", "merkle", "messages/__init__",
-    "notes", "policy", "sealed", "signatures", "supplement", "timestamps", "verdict",
+    "notes", "policy", "recomputed", "sealed", "signatures", "supplement", "timestamps", "verdict",
 )  # fmt: skip
 """All modules of the kernel; a test compares the list with the folder."""
 TEXTS = ("messages/en.json", "messages/zh.json")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections import Counter
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -20,6 +21,8 @@ MAX_INTEGER = 2**53 - 1
 """Largest integer of I-JSON (RFC 7493 section 2.2)."""
 MAX_DEPTH = 64
 """Deepest nesting of arrays and objects."""
+MAX_VALUES = 4_000_000
+"""Most commas and opening brackets of a document of 64 MB, and of a longer one in proportion: in memory an empty list takes twenty times its three bytes."""
 MAX_BYTES = 256 * 1024 * 1024
 """Largest document read at once, in bytes."""
 
@@ -104,6 +107,10 @@ def loads(data: bytes, *, where: str = "JSON", allow_floats: bool = False, max_b
     """
     if len(data) > max_bytes:
         raise FormatError("trust.json_size", where=where, limit=max_bytes, found=len(data))
+    most = max(MAX_VALUES, len(data) // 16)
+    # most documents are too short to hold so many
+    if len(data) > most and sum(map(data.count, (b",", b"[", b"{"))) > most:
+        raise FormatError("trust.json_values", where=where, limit=most)
     if data[:3] == b"\xef\xbb\xbf":
         raise FormatError("trust.json_bom", where=where)
     try:
@@ -114,11 +121,8 @@ def loads(data: bytes, *, where: str = "JSON", allow_floats: bool = False, max_b
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
-            seen: set[str] = set()
-            for name, _ in pairs:
-                if name in seen:
-                    raise FormatError("trust.json_duplicate", where=where, name=_short(name))
-                seen.add(name)
+            ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+            raise FormatError("trust.json_duplicate", where=where, name=_short(name))
         return result
 
     def integer(digits: str) -> int:

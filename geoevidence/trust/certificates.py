@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Callable, Optional
@@ -42,6 +43,8 @@ MAX_CERTIFICATES = 64
 """Most certificates in one file, in one token, or offered for one chain."""
 MAX_LINKS = 256
 """Most signatures checked for one chain, so that certificates made to cost time do not."""
+MAX_PATHS = 1000
+"""Most beginnings of a chain that are looked at, for the same reason."""
 KEY_USAGES = (
     "digitalSignature", "nonRepudiation", "keyEncipherment", "dataEncipherment", "keyAgreement", "keyCertSign", "cRLSign",
     "encipherOnly", "decipherOnly",
@@ -515,6 +518,10 @@ def hash_identifier(element: der.Element) -> str:
 # ---- chains ---------------------------------------------------------------------------------
 
 
+Links = dict[tuple[bytes, bytes], Optional[VerificationError]]
+"""(DER of a certificate, DER of its issuer) -> what is wrong with the signature, or None."""
+
+
 def build_chain(
     leaf: Certificate,
     others: Sequence[Certificate],
@@ -523,6 +530,7 @@ def build_chain(
     moment: str,
     purpose: str,
     revoked: Collection[tuple[bytes, int]] = (),
+    links: Optional[Links] = None,
 ) -> tuple[Certificate, ...]:
     """The certificates from `leaf` to one of `roots`, each signed by the next, all good for `purpose` at `moment`.
 
@@ -537,6 +545,7 @@ def build_chain(
         moment: UTC text.
         purpose: one of `PURPOSES`; see `check_purpose`.
         revoked: (DER of the issuer's name, serial) of certificates that no longer count.
+        links: what is known of signatures that were checked before; new ones are added.
 
     Raises: CertificateError, of the first way to a root where several fail; UnsupportedError where the only ways
         there are need an algorithm or a critical extension that this program does not know.
@@ -546,7 +555,7 @@ def build_chain(
     check_purpose(leaf, purpose)
     refused: list[VerificationError] = []
     unlinked: list[VerificationError] = []
-    for path in _paths(leaf, others, roots, unlinked):
+    for path in _paths(leaf, others, roots, unlinked, {} if links is None else links):
         try:
             _check_path(path, moment, revoked)
         except (CertificateError, UnsupportedError) as error:
@@ -558,7 +567,11 @@ def build_chain(
 
 
 def _paths(
-    leaf: Certificate, others: Sequence[Certificate], roots: Sequence[Certificate], unlinked: list[VerificationError]
+    leaf: Certificate,
+    others: Sequence[Certificate],
+    roots: Sequence[Certificate],
+    unlinked: list[VerificationError],
+    known: Links,
 ) -> Iterator[tuple[Certificate, ...]]:
     """Chains of names and signatures to a root, the shortest first.
 
@@ -571,10 +584,10 @@ def _paths(
     anchors = {(root.subject, root.key) for root in roots}
     candidates = [*roots, *(each for each in others if (each.subject, each.key) not in anchors)]
     links: dict[bytes, list[Certificate]] = {}
-    checked = 0
-    pending: list[tuple[Certificate, ...]] = [(leaf,)]
+    checked, begun = 0, 1
+    pending: deque[tuple[Certificate, ...]] = deque([(leaf,)])
     while pending:
-        path = pending.pop(0)
+        path = pending.popleft()
         last = path[-1]
         if last.der not in links:
             links[last.der] = []
@@ -582,12 +595,14 @@ def _paths(
                 checked += 1
                 if checked > MAX_LINKS:
                     raise CertificateError("trust.certificate_many", found=checked, limit=MAX_LINKS)
-                try:
-                    last.check_issued_by(issuer)
-                except (CertificateError, UnsupportedError) as error:
-                    unlinked.append(error)
-                else:
+                pair = (last.der, issuer.der)
+                if pair not in known:
+                    known[pair] = _link_problem(last, issuer)
+                problem = known[pair]
+                if problem is None:
                     links[last.der].append(issuer)
+                else:
+                    unlinked.append(problem)
         for issuer in links[last.der]:
             # RFC 5280 section 6.1: none twice; by name and key, so that no loop hides in renewed certificates
             if any((each.subject, each.key) == (issuer.subject, issuer.key) for each in path):
@@ -595,7 +610,19 @@ def _paths(
             if issuer.der in trusted:
                 yield (*path, issuer)
             elif len(path) + 1 < MAX_CHAIN:
+                begun += 1
+                if begun > MAX_PATHS:
+                    raise CertificateError("trust.certificate_many", found=begun, limit=MAX_PATHS)
                 pending.append((*path, issuer))
+
+
+def _link_problem(certificate: Certificate, issuer: Certificate) -> Optional[VerificationError]:
+    try:
+        certificate.check_issued_by(issuer)
+    except (CertificateError, UnsupportedError) as error:
+        # kept without what it was raised in, which would be kept with it
+        return error.with_traceback(None)
+    return None
 
 
 def _check_path(path: tuple[Certificate, ...], moment: str, revoked: Collection[tuple[bytes, int]]) -> None:

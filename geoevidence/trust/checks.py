@@ -42,6 +42,7 @@ from geoevidence.trust.history import MOST_OUTPUTS, Entry, History
 from geoevidence.trust.holders import Use
 from geoevidence.trust.notes import LogCheckpoint, SignedNote, parse_checkpoint, parse_proof
 from geoevidence.trust.policy import DEMONSTRATION, LOG_ROLE, PACKAGE_ROLE, RECOMPUTE_ROLE, REDACTION_ROLE, TrustPolicy
+from geoevidence.trust.recomputed import covers
 from geoevidence.trust.sealed import Record, Settings, utc_text
 from geoevidence.trust.signatures import parse_envelope
 from geoevidence.trust.supplement import PackageFacts, verify_supplement
@@ -158,8 +159,8 @@ class _Package(Continuity):
 
     def report(self, supplements: Sequence[Union[str, "os.PathLike[str]"]]) -> VerificationReport:
         if not self.container.readable:
-            for _ in self.container.files(lambda d: self.ledger.fail("container", d.subject, d.detail, found=d.found)):
-                pass
+            # it lists no file; listing says why
+            list(self.container.files(lambda d: self.ledger.fail("container", d.subject, d.detail, found=d.found)))
             return self.finish(PACKAGE_CHECKS, {"files": 0, "bytes": 0})
         self._read_documents()
         self._check_log()
@@ -437,6 +438,9 @@ class _Package(Continuity):
 
     def _read_seal_evidence(self) -> None:
         """3.3 and 3.4 of seal/, 1.4 where a file is no evidence at all."""
+        devices = (use for device in self.devices for use in device.uses)
+        signing = [*(use for _, use in self.uses), *devices]
+        self.evidence.own = {use.key_id for use in signing if use.role != REDACTION_ROLE}
         for path in self.bag.contents.seal:
             kind = manifest.evidence_number(path[5:])
             data = self.bag.data.get(path)
@@ -457,13 +461,16 @@ class _Package(Continuity):
         ledger, history, evidence = self.ledger, self.history, self.evidence
         for leaf, where, event in self.anchors:
             self._check_anchored(leaf, where, event)
+        if not ledger.passed("packaged"):
+            # a checkpoint that is not of this log attests nothing of it
+            evidence.all = [each for each in evidence.all if each.leaf is not None]
         # 3.3, 3.4
         for name in ("time_stamps", "cosignatures"):
             ledger.close(name, manifest.PROOF, len(evidence.all))
         # 3.5
         entries: Iterable[Entry] = () if history is None else history.entries
-        # what is withheld, or lacking and said so, cannot be compared
-        lacking = self.evidence_lacking or self.kind == REDACTED or (history is not None and history.withheld > 0)
+        # what is withheld or lacking cannot be compared
+        lacking = self.evidence_lacking or (history is not None and history.withheld > 0)
         lacking = lacking or ledger.failed("events")
         for entry in entries:
             if entry.attested_time is None or lacking:
@@ -474,12 +481,13 @@ class _Package(Continuity):
         if history is None or ledger.failed("events"):
             ledger.skip_because("time_evidence", manifest.LEAVES, "layout" if history is None else "events")
         ledger.close("time_evidence", manifest.LEAVES, len(self.anchors))
-        # 3.6
-        self._check_attested()
-        # claims, with what is attested of each; then 3.2
+        # claims, with what is attested of each; then 3.6, 3.2
         for entry in entries:
             after, before = evidence.interval(entry.leaf, entry.anchored)
             self.claims.append(Claim(entry.event_id, entry.type, entry.role, entry.time_claimed, after, before))
+            if _conflict(after, before):
+                ledger.skip("attested", entry.event_id, "trust.attested_conflict", after=after, before=before)
+        self._check_attested()
         self.check_past(((each.event_id, each.time_claimed) for each in self.claims), manifest.LEAVES)
         # 4.14
         witnesses = evidence.witnesses(self.after.tree_size) if self.after is not None else set()
@@ -499,8 +507,8 @@ class _Package(Continuity):
             return
         data = [self._item(each) for each in event.outputs]
         for each, content in zip(event.outputs, data):
+            self.evidence_lacking |= content is None
             if content is None and not (self.kind == REDACTED and not self._exists(f"data/{each.path}")):
-                self.evidence_lacking = True
                 ledger.skip_because("time_evidence", f"data/{each.path}", "items")
         note = data[0]
         if note is None or history is None:
@@ -543,7 +551,8 @@ class _Package(Continuity):
         anchor = self.packaged.event.anchor
         after, before = self.evidence.interval(self.proof.index, anchor[0] if anchor else 0)
         if before is not None:
-            self.facts["attested_after"], self.facts["attested_before"] = after, before
+            if not _conflict(after, before):
+                self.facts["attested_after"], self.facts["attested_before"] = after, before
         elif self.evidence.all:
             for each in self.evidence.all:
                 if not each.trusted:
@@ -559,6 +568,7 @@ class _Package(Continuity):
         ledger = self.ledger
         covered: set[str] = set()
         trusted: set[str] = set()
+        partly: set[str] = set()
         known = {f"{each.path}": each for each in self.results.values()}
         for record in self.records:
             document, subject = record.document, record.subject
@@ -576,6 +586,9 @@ class _Package(Continuity):
                 elif result.status == "differs":
                     ledger.fail("recompute", subject, "trust.recompute_differs", found=path)
                 elif item is not None and result.status != "not_run" and (result.quantities or result.files):
+                    if not covers(result, self.stated.get(item.item, set())):
+                        partly.add(item.item)
+                        continue
                     covered.add(item.item)
                     trusted.update([item.item] if believed else [])
         if not self.records:
@@ -587,9 +600,15 @@ class _Package(Continuity):
             return
         if self.history is None or ledger.failed("events"):
             ledger.skip_because("recompute", manifest.LEAVES, "events")
+        elif not ledger.passed("findings"):
+            ledger.skip_because("recompute", manifest.FINDINGS, "findings")
+        elif self.findings_lacking or self.history.withheld:
+            # a finding that is left out may rest on a result that no record covers
+            ledger.skip_because("recompute", manifest.FINDINGS, "withheld")
         subject = ", ".join(record.subject for record in self.records)
         for result_id in sorted(set(self.rested_on) - covered):
-            ledger.skip("recompute", subject, "trust.recompute_uncovered", item=result_id)
+            detail = "trust.recompute_numbers" if result_id in partly else "trust.recompute_uncovered"
+            ledger.skip("recompute", subject, detail, item=result_id)
         if not covered:
             ledger.skip("recompute", subject, "trust.recompute_nothing")
         ledger.close("recompute", subject, len(covered))
@@ -653,6 +672,11 @@ class _Package(Continuity):
             facts["tree_size"], facts["root"] = self.after.tree_size, self.after.root.hex()
             facts["short_code"] = short_code(self.after.root)
         return facts
+
+
+def _conflict(after: Optional[str], before: Optional[str]) -> bool:
+    """True where trusted evidence leaves no time for an event: one of the clocks is wrong."""
+    return after is not None and before is not None and after > before
 
 
 def _anchored_names(names: Sequence[str]) -> bool:

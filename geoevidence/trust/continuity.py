@@ -21,6 +21,7 @@ from geoevidence.trust.events import ItemRecord, Leaf
 from geoevidence.trust.history import HashSet, History, visible_leaves
 from geoevidence.trust.merkle import verify_inclusion
 from geoevidence.trust.notes import LogCheckpoint, SignedNote, TlogProof
+from geoevidence.trust.recomputed import StatedNumber, stated_numbers
 from geoevidence.trust.sealed import Sealed, Settings
 
 SOURCE = "--checkpoint"
@@ -38,6 +39,7 @@ class Continuity(Sealed):
     """A package or a redacted copy, as far as its log is concerned.
 
     results: item id -> `result.json` of the log. findings: the findings files. rested_on: item ids that findings rest on.
+        stated: by such an id, the numbers of its findings.
     key_events: `key_rotated` events. devices: logs that were taken in. attested_events: ids of `derived` events.
     """
 
@@ -55,6 +57,8 @@ class Continuity(Sealed):
         self.results: dict[str, ItemRecord] = {}
         self.findings: list[Output] = []
         self.rested_on: list[str] = []
+        self.stated: dict[str, set[StatedNumber]] = {}
+        self.findings_lacking = False
         self.key_events: list[tuple[int, str, Leaf]] = []
         self.devices: list[DeviceLog] = []
         self.attested_events: set[str] = set()
@@ -254,6 +258,7 @@ class Continuity(Sealed):
                 for output in self.findings:
                     data = self._item(output.item)
                     if data is None and self.kind == REDACTED and not self._exists(f"data/{output.item.path}"):
+                        self.findings_lacking = True
                         continue
                     if data is None:
                         ledger.skip_because("findings", f"data/{output.item.path}", "items")
@@ -279,8 +284,10 @@ class Continuity(Sealed):
             value = loads(data, where=output.item.path, allow_floats=True)
             result = value["result"] if isinstance(value, dict) else None
         except (GeoEvidenceError, KeyError):
-            result = None
-        self.rested_on.append(result if isinstance(result, str) else f"{output.item.item} ?")
+            value = result = None
+        result = result if isinstance(result, str) else f"{output.item.item} ?"
+        self.rested_on.append(result)
+        self.stated.setdefault(result, set()).update(stated_numbers(value))
 
     def _item(self, item: ItemRecord) -> Optional[bytes]:
         return self.bag.item(f"data/{item.path}", item.sha256)
@@ -310,8 +317,10 @@ class Continuity(Sealed):
                 continue
             data = self._item(event.outputs[0])
             if data is None:
-                if self.kind != REDACTED or self._exists(f"data/{paths[0]}"):
-                    ledger.skip_because("key_changes", f"data/{paths[0]}", "items")
+                there = self.kind != REDACTED or self._exists(f"data/{paths[0]}")
+                # which key ended is then not known: nothing may look more trusted for being left out
+                for name in ("key_changes", "trusted_keys"):
+                    ledger.skip_because(name, f"data/{paths[0]}", "items" if there else "withheld")
                 continue
             try:
                 change = manifest.parse_key_change(data, where=f"data/{paths[0]}")
@@ -369,7 +378,10 @@ class Continuity(Sealed):
             return
         root = self.after.root if checkpoint.tree_size == self.after.tree_size else history.root(checkpoint.tree_size)
         assert root is not None and self.proof is not None
-        if root != checkpoint.root:
+        if root != checkpoint.root and key is None:
+            # no key that is known here signed it: no proof of anything
+            ledger.fail("rollback", subject, "trust.fork_unsigned", expected=shown, found=root.hex())
+        elif root != checkpoint.root:
             self.fork = True
             if self.fork_proof is None:
                 self.fork_proof = (note.to_bytes().decode("utf-8"), self.proof.checkpoint.decode("utf-8"))

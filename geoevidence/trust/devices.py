@@ -19,7 +19,7 @@ from geoevidence.trust.events import Event, ItemRecord, Leaf
 from geoevidence.trust.history import PACKAGE_LOG, Hasher, History, visible_leaves
 from geoevidence.trust.holders import Holders, Use
 from geoevidence.trust.notes import LogCheckpoint, parse_checkpoint
-from geoevidence.trust.policy import TrustPolicy
+from geoevidence.trust.policy import LOG_ROLE, TrustPolicy
 from geoevidence.trust.verdict import Ledger
 
 DOCUMENTS = ("device-leaves.jsonl", "device-disclosures.jsonl", "device-checkpoint", "device-keys.json")
@@ -125,6 +125,8 @@ class DeviceLog:
         if key is None:
             raise FormatError("trust.key_unknown", where=path, key_id=note.signatures[0].name)
         note.verify(key)
+        # who says that the log ends there is asked by 2.7 as well: without that anybody could cut it
+        self.uses.append(Use(key.key_id, LOG_ROLE, self.event.time_claimed, self.leaf, f"{self.where} {path}"))
         return checkpoint
 
     def _read_log(self, checkpoint: Optional[LogCheckpoint], case: str, received: dict[str, ItemRecord]) -> None:
@@ -159,7 +161,7 @@ class DeviceLog:
         with self._bag.lines(disclosures, longest=manifest.MAX_LINE) as lines:
             if lines is not None:
                 history.check_disclosures(lines, disclosures)
-        self.uses = [use._replace(leaf=self.leaf, subject=f"{self.where} {use.subject}") for use in history.uses]
+        self.uses += [use._replace(leaf=self.leaf, subject=f"{self.where} {use.subject}") for use in history.uses]
 
     def _again(self, path: str) -> Iterator[tuple[int, str, Leaf]]:
         with self._bag.container.open(path) as stream:

@@ -48,6 +48,8 @@ class Evidence:
     def __init__(self, ledger: Ledger, holders: Holders) -> None:
         self.ledger, self.holders = ledger, holders
         self.all: list[Testimony] = []
+        self.own: set[str] = set()
+        """Key ids that signed the package itself: none of them is a witness of it."""
 
     def stamp(
         self,
@@ -133,7 +135,10 @@ class Evidence:
         use = Use(key.key_id, WITNESS_ROLE, time, max(size - 1, 0), subject)
         judged = self.holders.judge(use)
         trusted = judged.holder is not None and not judged.refused
-        made = Testimony(size, time, time, cosignature.latest, leaf, subject, key.key_id, trusted, judged.detail, judged.values)
+        detail, values = judged.detail, judged.values
+        if trusted and key.key_id in self.own:
+            trusted, detail, values = False, "trust.witness_own", {"holder": judged.holder}
+        made = Testimony(size, time, time, cosignature.latest, leaf, subject, key.key_id, trusted, detail, values)
         self.all.append(made)
         return made
 

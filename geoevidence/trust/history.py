@@ -28,6 +28,10 @@ from geoevidence.trust.verdict import Ledger
 
 MOST_OUTPUTS = 50_000
 """Most outputs of one event in a package of version 2."""
+MOST_UNREAD = 1000
+"""Most leaves that cannot be read before the rest is left: to refuse one costs as much as to read an honest one of a thousand bytes."""
+_SEALED = {"packaged": "statement.dsse", "exported": "redaction.dsse"}
+"""Type of event -> name of its one output in the folder `seal`, which is not a file under data/."""
 _WITHHELD = re.compile(rb'\{"withheld":"([0-9a-f]{64})"\}')
 PACKAGE_LOG = {
     name: name for name in ("events", "event_signatures", "claimed_order", "chains", "anchors", "inputs", "items", "disclosures")
@@ -147,6 +151,7 @@ class History:
         self._builder = RootBuilder()
         self._roots = bytearray(self._builder.root())
         self._places: dict[bytes, tuple[int, str]] = {}
+        self._chain_keys: dict[str, str] = {}
         self._events: dict[str, int] = {}
         self._latest: dict[str, Entry] = {}
         self._outputs = HashSet()
@@ -158,6 +163,7 @@ class History:
 
     def read(self, lines: Iterable[bytes], visit: Optional[Callable[[int, str, Leaf], None]] = None) -> None:
         """All lines of the log; `visit` is called with index, line and leaf of each event that is whole."""
+        unread = 0
         try:
             for line in lines:
                 subject = f"{self.where}:{self.size + 1}"
@@ -169,6 +175,9 @@ class History:
                     self._fail_by("events", subject, error)
                     self.broken = True
                     self.size += 1
+                    unread += 1
+                    if unread == MOST_UNREAD:
+                        raise FormatError("trust.leaves_unread", where=subject, limit=MOST_UNREAD) from error
                     continue
                 if leaf is not None and visit is not None:
                     visit(self.size, subject, leaf)
@@ -183,6 +192,7 @@ class History:
             self.withheld += 1
         else:
             self.examine(leaf, index, subject)
+            self._check_folders(leaf.event)
         self._places[hash_of_leaf] = (index, "" if leaf is None else leaf.event.event_id)
         self._builder.append(hash_of_leaf)
         self._roots += self._builder.root()
@@ -243,8 +253,19 @@ class History:
             self._fail_by("event_signatures", where, error)
         self.uses += [Use(each.keyid, entry.role, entry.time_claimed, entry.leaf, entry.subject) for each in envelope.signatures]
 
+    def _check_folders(self, event: Event) -> None:
+        # 4.7: what stands under seal/ is not looked for under data/, so nothing else may hide there
+        sealed = f"seal/{event.event_id}/{_SEALED.get(event.type, '')}"
+        for item in event.outputs:
+            if item.path.startswith("seal/") and item.path != sealed:
+                self._fail("items", f"data/{item.path}", "trust.item_folder", found=event.type)
+
     def _check_chain(self, event: Event, where: str) -> None:
-        # 4.4: null in the first alone, and 4.1 finds a second first: same event id
+        # 4.4: an id that begins alike would let one key take up the numbers of another
+        first = self._chain_keys.setdefault(event.key_id[:8], event.key_id)
+        if first != event.key_id:
+            self._fail("chains", where, "trust.chain_shared", expected=first, found=event.key_id)
+        # null in the first alone, and 4.1 finds a second first: same event id
         if event.prev_event is None:
             return
         found = self._places.get(bytes.fromhex(event.prev_event[7:]))

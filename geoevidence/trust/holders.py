@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Optional
 
-from geoevidence.trust.certificates import Certificate, build_chain, parse_certificate
+from geoevidence.trust.certificates import Certificate, Links, build_chain, parse_certificate
 from geoevidence.trust.errors import CertificateError, FormatError, UnsupportedError
 from geoevidence.trust.manifest import NamedKey
 from geoevidence.trust.notes import note_key_name
@@ -68,6 +68,7 @@ class Holders:
         self._names = {note_key_name(key): key for key in self.keys.values()}
         self._certificates: dict[str, tuple[Certificate, ...]] = {}
         self._chains: dict[str, tuple[Certificate, ...]] = {}
+        self._links: Links = {}
         self._roots = tuple(each.certificate for each in policy.roots(SIGN))
 
     def add(self, rows: Iterable[NamedKey], *, where: str) -> list[FormatError]:
@@ -120,8 +121,9 @@ class Holders:
         chain = self._chains.get(use.key_id)
         if chain is None or not _holds(chain, use.moment, revoked):
             chain = build_chain(
-                certificates[0], certificates[1:], self._roots, moment=use.moment, purpose="sign", revoked=revoked
-            )
+                certificates[0], certificates[1:], self._roots, moment=use.moment, purpose="sign", revoked=revoked,
+                links=self._links,
+            )  # fmt: skip
             self._chains[use.key_id] = chain
         return next(each for each in self.policy.roots(SIGN) if each.certificate.der == chain[-1].der)
 

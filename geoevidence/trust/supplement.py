@@ -14,7 +14,7 @@ from geoevidence.trust.container import Container
 from geoevidence.trust.digests import FileDigests
 from geoevidence.trust.errors import GeoEvidenceError
 from geoevidence.trust.evidence import Testimony
-from geoevidence.trust.policy import SUPPLEMENT_ROLE
+from geoevidence.trust.policy import DEMONSTRATION, SUPPLEMENT_ROLE
 from geoevidence.trust.sealed import Record, Sealed, Settings
 from geoevidence.trust.verdict import SUPPLEMENT_CHECKS, VerificationReport
 
@@ -52,7 +52,9 @@ def verify_supplement(
     is what a policy asks for.
     """
     made = _Supplement(container, settings)
-    made.required = tuple(each for each in made.required if each != "recomputes" and not (beside and each == "time"))
+    asked = tuple(each for each in made.required if each != "recomputes" and not (beside and each == "time"))
+    # where nothing is left to ask for, not everything is well
+    made.required = asked or DEMONSTRATION.required
     return made.verify(of)
 
 
@@ -65,8 +67,8 @@ class _Supplement(Sealed):
 
     def verify(self, of: Optional[PackageFacts]) -> VerifiedSupplement:
         if not self.container.readable:
-            for _ in self.container.files(lambda d: self.ledger.fail("container", d.subject, d.detail, found=d.found)):
-                pass
+            # it lists no file; listing says why
+            list(self.container.files(lambda d: self.ledger.fail("container", d.subject, d.detail, found=d.found)))
             return VerifiedSupplement(self.finish(SUPPLEMENT_CHECKS, {"files": 0, "bytes": 0}), (), ())
         self._read()
         self._check_bag()

@@ -261,7 +261,7 @@ def test_arguments_that_cannot_be_read(page: Page, tmp_path: Path) -> None:
     note.write_bytes(b"no checkpoint")
     assert page.verify({**one, "checkpoints": [str(note)]}) is None
     assert page.verify({**one, "supplements": [one["package"]]}) is None
-    assert "补充件" in page.page.locator("#fault").inner_text()
+    assert "补充材料" in page.page.locator("#fault").inner_text()
     assert page.verify(one) is not None
 
 

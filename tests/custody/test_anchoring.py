@@ -32,13 +32,14 @@ from geoevidence.custody import (
     time_stamp_request,
     witness_request,
 )
-from geoevidence.custody.anchoring import AnchorResult, newest_attested_time
+from geoevidence.custody.anchoring import AnchorResult, Owed, log_testimonies, newest_attested_time, stated_interval
+from geoevidence.custody.timestamps import build_request
 from geoevidence.errors import AnswerError, ConfigError, CustodyError, FormatError, GeoEvidenceError, NoAnswerError
 from geoevidence.trust import TlogProof, inclusion_proof, parse_checkpoint, parse_cosignature, parse_leaf, tree_root
 from geoevidence.trust.certificates import parse_certificate
 from geoevidence.trust.timestamps import parse_time_stamp
 from tests.custody.authorities import TSA_URL, client, local_tsa, log_key, stamper, unreachable, witness
-from tests.custody.workspaces import CARD, Clock, Place, session
+from tests.custody.workspaces import CARD, Clock, Place, derive, session
 
 
 @pytest.fixture
@@ -471,3 +472,90 @@ def test_settings_that_are_misspelt_are_refused(tmp_path: Path, text: str) -> No
     (tmp_path / "time.toml").write_text(text)
     with pytest.raises(ConfigError):
         read_time_settings(tmp_path / "time.toml")
+
+
+# ---------------------------------------------------------------- what the evidence in a log says of its events
+
+
+def test_events_lie_between_the_evidence_around_them(place: Place, case: Case, pending: PendingEvidence) -> None:
+    """By the words of the evidence alone; the verifier's intervals are the same where it trusts all of it."""
+    anchor_case(case, everybody(place, case), pending)
+    case.set_sheet({"cause": "后来"})
+    events = case.events()
+    found = log_testimonies(events, case.read_object)
+    assert [(each.kind, each.index, each.covers) for each in found] == [("time", 2, 2), ("witness", 2, 2)]
+    assert "TSA" in found[0].who and found[1].who == watcher(place, case).key.name
+    # genTime 09:00:00 with an accuracy of a second; the witness says 09:30:00 (tests/custody/authorities.py)
+    assert [each.earliest.strftime("%H:%M:%S") for each in found] == ["08:59:59", "09:30:00"]
+    assert all(each.earliest <= each.latest for each in found)
+    assert stated_interval(events[0], found) == (None, found[0].latest)
+    assert stated_interval(events[-1], found) == (found[1].earliest, None)
+    assert stated_interval(events[0], ()) == (None, None)
+
+
+# ---------------------------------------------------------------- the list of what is owed
+
+
+def owed(case: Case, *, size: int = 2, request: bytes | None = None, source: str = "file") -> Owed:
+    moment = datetime(2026, 11, 23, tzinfo=UTC)
+    return Owed(case=case.id, tree_size=size, kind="time", source=source, request=request, since=moment)
+
+
+def test_what_was_never_owed_is_struck_out_without_a_trace(case: Case, pending: PendingEvidence) -> None:
+    pending.settle(owed(case))
+    assert not pending.folder.exists() or not list(pending.folder.rglob("*"))
+
+
+def test_a_list_that_the_disk_refuses_is_said(case: Case, pending: PendingEvidence, tmp_path: Path) -> None:
+    one = owed(case)
+    (tmp_path / "file").write_bytes(b"")
+    path = pending._path(one)
+    path.mkdir(parents=True)
+    for act in (
+        lambda: PendingEvidence(tmp_path / "file").owe(one),
+        lambda: pending.settle(one),
+        lambda: pending.entries(case.id),
+    ):
+        with pytest.raises(CustodyError) as caught:
+            act()
+        assert caught.value.message_id.startswith("custody.disk_")
+    assert path.is_dir()
+
+
+def test_evidence_over_an_older_checkpoint_does_not_stand_for_the_newest(
+    place: Place, case: Case, pending: PendingEvidence
+) -> None:
+    """An answer that comes by file when the log has grown: what came since still has no evidence, and is asked for."""
+    request = time_stamp_request(case, pending)
+    case.set_sheet({"cause": "路上"})
+    take_answer(case, pending, local_tsa().reply(request), where="x.tsr")
+    owing = anchor_case(case, EvidenceSources(stamps=(stamper(unreachable),)), pending)
+    assert owing.event is None and [each.source for each in pending.entries(case.id)] == [stamper().name]
+    assert event_of(anchor_case(case, EvidenceSources(stamps=(stamper(),)), pending)).type == "anchored"
+    assert pending.entries(case.id) == ()
+
+
+def test_the_answer_to_the_second_of_two_requests_is_found(place: Place, case: Case, pending: PendingEvidence) -> None:
+    witness_request(case, pending)
+    case.set_sheet({"cause": "后来"})
+    size = len(case.events())
+    made = watcher(place, case)
+    answer = made.add_checkpoint(witness_request(case, pending)).body
+    result = take_answer(case, pending, answer, where="x", keys=[made.key])
+    assert parse_checkpoint(files_of(case, event_of(result))["checkpoint.note"])[0].tree_size == size
+    assert [each.tree_size for each in pending.entries(case.id)] == [2]
+    # and one by a witness whose key is not among those given is said to be no answer
+    with pytest.raises(AnswerError):
+        take_answer(case, pending, answer, where="x", keys=[watcher(place, case, seed=51).key])
+
+
+def test_an_answer_for_a_size_that_was_never_signed_is_refused(case: Case, pending: PendingEvidence) -> None:
+    """Two events of one commit have one checkpoint: a request over the first alone is not of this log."""
+    derive(case)
+    events = case.events()
+    assert [event.type for event in events[-2:]] == ["derived", "found"]
+    request = build_request(b"no checkpoint", lambda n: bytes(n))
+    pending.owe(owed(case, size=len(events) - 1, request=request))
+    with pytest.raises(AnswerError) as caught:
+        take_answer(case, pending, local_tsa().reply(request), where="x")
+    assert caught.value.message_id == "custody.answer_other_log" and case.events() == events

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import os
+import platform
 import shutil
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
 from geoevidence.catalogue import open_log_store
-from geoevidence.custody import CASE_FIELDS, Case, Derivation, StoredResult, Workspace, case_template_text, read_case_toml
+from geoevidence.custody import (
+    CASE_FIELDS,
+    Case,
+    Derivation,
+    StoredResult,
+    Workspace,
+    case_template_text,
+    provenance,
+    read_case_toml,
+)
+from geoevidence.custody import case as case_module
 from geoevidence.custody.sheet import read_sheet
-from geoevidence.errors import ConfigError, CustodyError, DigestMismatchError, FormatError, InputError
+from geoevidence.errors import ConfigError, CustodyError, DigestMismatchError, FormatError, InputError, LogInconsistentError
 from geoevidence.messages import texts
 from geoevidence.trust.canonical import dumps, loads_canonical
 from geoevidence.types import EvidenceItem, Message, ProcessResult, Product
-from tests.custody.test_log import check_log
+from tests.custody.test_log import check_log, edit_database
 from tests.custody.workspaces import CARD, Place, derive, full_case, result, session
 
 
@@ -440,3 +455,128 @@ def test_a_product_with_a_name_for_no_computer_is_refused(case: Case) -> None:
     ):
         derivation.commit(replaced(result(derivation), products=(bad,)))
     assert raised.value.message_id == "custody.product_name"
+
+
+def test_a_case_without_a_checkpoint_says_so(place: Place, case: Case) -> None:
+    with pytest.raises(CustodyError) as raised:
+        case.checkpoint_bytes(at_least=len(case.events()) + 1)
+    assert raised.value.message_id == "custody.log_empty"
+    edit_database(place, "DELETE FROM checkpoint")
+    with pytest.raises(CustodyError) as raised:
+        case.log_checkpoint()
+    assert raised.value.message_id == "custody.log_empty"
+
+
+def test_a_log_without_events_has_nothing_to_publish_or_heal(place: Place) -> None:
+    log = place.workspace._log("C-0000000000")
+    log.publish()
+    log.heal()
+    assert not (place.workspace.path / "checkpoints" / "C-0000000000.note").exists() and log.checkpoint() is None
+    with pytest.raises(LogInconsistentError) as raised:
+        log.opened_as()
+    assert raised.value.message_id == "custody.leaf_missing"
+
+
+def test_a_random_source_that_repeats_itself_opens_no_second_case(tmp_path: Path) -> None:
+    who = dataclasses.replace(session(tmp_path / "keys"), random=bytes)
+    workspace = Workspace.create(tmp_path / "w", session=who, log_store=open_log_store(tmp_path / "w"))
+    assert workspace.session is who
+    first = workspace.new_case("1")
+    with pytest.raises(CustodyError) as raised:
+        workspace.new_case("2")
+    assert (raised.value.message_id, raised.value.values["case"]) == ("custody.id_taken", first.id)
+    assert [each.number for each in workspace.cases()] == ["1"]
+
+
+def test_a_card_that_another_process_records_meanwhile_is_taken_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, other = place.workspace.new_case("1"), place.reopened().case("1")
+    take, card = case_module.take_files, place.card(CARD)
+
+    def meanwhile(*args: Any, **options: Any) -> Any:
+        found = take(*args, **options)
+        monkeypatch.setattr(case_module, "take_files", take)
+        assert len(other.ingest(card).items) == len(CARD)
+        return found
+
+    monkeypatch.setattr(case_module, "take_files", meanwhile)
+    done = case.ingest(card)
+    assert done.items == () and len(done.already_present) == len(CARD)
+    assert len(case.items(role="original")) == len(CARD)
+    check_log(case)
+
+
+def test_inputs_are_copied_where_the_file_system_has_no_hard_links(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    items = case.items(role="original")
+    with case.derivation(process="drone.survey", inputs=items, parameters={"gsd": "0.05"}, seed=7) as derivation:
+        for item in items:
+            laid = derivation.path_of(item)
+            assert laid.read_bytes() == case.read_object(item.sha256) and laid.stat().st_nlink == 1
+            assert laid.stat().st_mode & 0o222 == 0
+        derivation.commit(result(derivation))
+    assert len(case.results()) == 1
+
+
+def test_a_derivation_that_cannot_be_laid_out_says_so(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(shutil, "copyfile", refuse)
+    before = case.events()
+    with (
+        pytest.raises(CustodyError) as raised,
+        case.derivation(process="x", inputs=case.items(role="original"), parameters={}),
+    ):
+        pytest.fail("the block must not be entered")
+    assert raised.value.message_id == "custody.disk_full"
+    assert case.events() == before and scratch(case) == []
+
+
+def test_products_may_lie_in_folders_and_the_result_beside_them(case: Case) -> None:
+    """A process may write result.json itself, if it is the one that is recorded."""
+    with case.derivation(
+        process="drone.survey", inputs=case.items(role="original"), parameters={"gsd": "0.05"}, seed=7
+    ) as derivation:
+        made = result(derivation)
+        (derivation.out / "sub").mkdir()
+        (derivation.out / "dsm.tif").rename(derivation.out / "sub" / "dsm.tif")
+        moved = replaced(
+            made,
+            products=(dataclasses.replace(made.products[0], path="sub/dsm.tif"),),
+            findings=tuple(dataclasses.replace(each, products=("sub/dsm.tif",)) for each in made.findings),
+        )
+        (derivation.out / "result.json").write_bytes(dumps(moved.to_dict()))
+        stored = derivation.commit(moved)
+    assert [PurePosixPath(item.path).parts[2:] for item in case.items() if item.path.endswith("dsm.tif")] == [("sub", "dsm.tif")]
+    assert sum(item.path.endswith("result.json") for item in case.items()) == 1 and stored == case.results()[0]
+
+
+def test_a_sheet_of_another_schema_is_refused(case: Case) -> None:
+    raw = loads_canonical(case.read_object(case.events()[0].outputs[0].sha256))
+    assert isinstance(raw, dict) and read_sheet(dumps(raw)).case == case.id
+    with pytest.raises(FormatError) as raised:
+        read_sheet(dumps({**raw, "schema": "geoevidence.case.v9"}))
+    assert (raised.value.message_id, raised.value.values["found"]) == ("core.unknown_schema", "geoevidence.case.v9")
+
+
+def test_the_machine_is_named_with_and_without_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu sse4_2 avx2 fma other\n\n"
+        "processor\t: 1\nmodel name\t: Some CPU\nflags\t\t: fpu\n"
+    )
+    named = f"{platform.system()} {platform.machine()}"
+    monkeypatch.setattr(Path, "read_text", lambda *args: text)
+    assert provenance.machine_text.__wrapped__() == f"{named} Some CPU avx2 fma sse4_2"
+    monkeypatch.setattr(Path, "read_text", lambda *args: "Features\t: fp asimd\n")
+    assert provenance.machine_text.__wrapped__() == f"{named} asimd"
+
+    def absent(*args: object) -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
+    assert provenance.machine_text.__wrapped__() == f"{named} arm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,13 +12,16 @@ import signal
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoevidence.custody import Case
+from geoevidence.custody import Case, ingest
 from geoevidence.custody.ingest import name_problem, scan_source
 from geoevidence.errors import CustodyError, InputError
 from geoevidence.trust.archive import fold
@@ -25,6 +29,7 @@ from geoevidence.trust.canonical import dumps, loads_canonical
 from geoevidence.trust.digests import digest_bytes, short_code
 from geoevidence.trust.events import path_defect
 from geoevidence.trust.notes import parse_checkpoint
+from geoevidence.types import Message
 from tests.custody.test_log import check_log
 from tests.custody.workspaces import CARD, Place
 
@@ -390,3 +395,65 @@ def test_a_killed_ingest_loses_nothing_and_takes_nothing_twice(tmp_path: Path, r
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 def test_a_killed_ingest_at_many_more_points(tmp_path: Path, repository: Path) -> None:
     _check_killed(tmp_path, repository, [n / 30 for n in range(1, 30)])
+
+
+class Entries:
+    """A folder on a card that fails: entries by name, each a real one or the error that looking at it gives."""
+
+    def __init__(self, folder: Path, bad: str) -> None:
+        self.found, self.bad = os.scandir(folder), bad
+
+    def __enter__(self) -> Iterator[Any]:
+        return (BadEntry(each.name) if each.name == self.bad else each for each in self.found)
+
+    def __exit__(self, *_: object) -> None:
+        self.found.close()
+
+
+class BadEntry:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def is_symlink(self) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_card_that_cannot_be_listed_in_one_place_loses_that_place_only(
+    place: Place, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = place.card({"a.txt": b"a", "bad.txt": b"b", "locked/c.txt": b"c", "gone.txt": b"d"})
+    walk = ingest._walk
+
+    def scandir(folder: Path) -> Entries:
+        if folder.name == "locked":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return Entries(folder, "bad.txt")
+
+    def then_lost(folder: Path, prefix: str, found: list[tuple[str, Path]], skipped: dict[str, Message]) -> None:
+        walk(folder, prefix, found, skipped)
+        (card / "gone.txt").unlink(missing_ok=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "os", SimpleNamespace(**{**vars(os), "scandir": scandir}))
+        patch.setattr(ingest, "_walk", then_lost)
+        scan = scan_source(card)
+    assert [file.name for file in scan.files] == ["a.txt"]
+    assert {name: (message.id, message.values["reason"]) for name, message in scan.skipped.items()} == {
+        "bad.txt": ("custody.skip_unreadable", os.strerror(errno.EIO)),
+        "locked/": ("custody.skip_unreadable", os.strerror(errno.EACCES)),
+        "gone.txt": ("custody.skip_unreadable", os.strerror(errno.ENOENT)),
+    }
+
+
+def test_nothing_more_is_read_once_the_store_has_failed(place: Place, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def fail(file: ingest.SourceFile, *args: object) -> None:
+        tried.append(file.name)
+        raise CustodyError("custody.disk_full", path="x", reason="full")
+
+    monkeypatch.setattr(ingest, "WORKERS", 1)
+    monkeypatch.setattr(ingest, "_take_one", fail)
+    with pytest.raises(CustodyError) as raised:
+        case.ingest(place.card({f"{n}.bin": b"x" for n in range(5)}))
+    assert raised.value.message_id == "custody.disk_full" and tried == ["0.bin"] and len(case.events()) == 1

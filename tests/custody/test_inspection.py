@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import stat
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoevidence.custody import InspectionResult, inspect_path, inspection
-from geoevidence.custody.inspection import inspect_source_file
+from geoevidence.custody.inspection import (
+    archives,
+    claims,
+    documents,
+    inspect_source_file,
+    inspect_stored_file,
+    pictures,
+    readers,
+)
+from geoevidence.custody.inspection.look import Budget, Look, RejectedError, Source
 from geoevidence.messages import render
+from tests.trust import tree
+from tests.trust.builder import write_folder, write_zip
 
 
 def jpeg(*, width: int = 40, height: int = 30, mpf: bool = False) -> bytes:
@@ -277,3 +291,201 @@ def test_the_child_opens_nothing_though_it_gives_up_what_it_holds(tmp_path: Path
     # `os.dup` and `os.pipe` raise no audit event: the limit alone stops them
     assert run.stdout == b"", run
     assert target.read_bytes() == b"x"
+
+
+# ---------------------------------------------------------------- limits and budgets
+
+
+def examined(name: str, data: bytes, *, left: int = 1 << 28, allowed: bool = True) -> Look:
+    """What one file gives within a budget."""
+    one = Look(name=name, source=Source.of_bytes(data), kind="", budget=Budget(left=left, allowed=allowed))
+    readers.examine(one)
+    return one
+
+
+def refused(name: str, data: bytes, **options: int) -> str:
+    with pytest.raises(RejectedError) as caught:
+        examined(name, data, **options)
+    return caught.value.reason.id.removeprefix("custody.inspect.")
+
+
+def deflated_tiff() -> bytes:
+    packed = zlib.compress(bytes(12))
+    tags = [(256, 4, 4), (257, 4, 3), (258, 3, 8), (259, 3, 8), (273, 4, 8 + 2 + 12 * 6 + 4), (279, 4, len(packed))]
+    body = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\x00\x08\x00\x00\x00" + struct.pack("<H", len(tags)) + body + bytes(4) + packed
+
+
+def text_png() -> bytes:
+    whole = png()
+    return whole[:33] + chunk(b"zTXt", b"a\x00\x00" + zlib.compress(b"text" * 9)) + whole[33:]
+
+
+def tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as target:
+        for name in ("a.txt", "b.txt", "c.txt"):
+            info = tarfile.TarInfo(name)
+            info.size = 4
+            target.addfile(info, io.BytesIO(b"text"))
+    return buffer.getvalue()
+
+
+SHEET = b"<sst><si><t>a</t></si></sst>"
+COMPRESSED = {
+    "a.png": png(),
+    "text.png": text_png(),
+    "a.tif": deflated_tiff(),
+    "a.zip": archive({"a.txt": b"text"}),
+    "a.gz": gzip.compress(b"text"),
+    "a.xlsx": archive({"xl/sharedStrings.xml": SHEET}, method=zipfile.ZIP_STORED),
+}
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_what_is_not_inflated_is_said(name: str) -> None:
+    """`all` with room enough, `in_part` without, `not_checked` where no C code may run."""
+    data = COMPRESSED[name]
+    assert examined(name, data).details.get("decoded", "all") == "all"
+    assert examined(name, data, left=1).details["decoded"] == "in_part"
+    assert examined(name, data, allowed=False).details["decoded"] == "not_checked"
+
+
+def test_files_of_an_archive_that_are_too_large_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in them is not known, and that is said; their sums are compared all the same."""
+    hostile, tarred = b'{"a":1,"a":2}', tar()
+    assert refused("a.zip", archive({"x.json": hostile})) == "member"
+    assert examined("a.tar", tarred, left=1).details["decoded"] == "in_part"
+    monkeypatch.setattr(archives, "MAX_MEMBER", 1)
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        data = archive({"x.json": hostile}, method=method)
+        assert examined("a.zip", data).flags == []
+    spoilt = archive({"x.json": hostile}, method=zipfile.ZIP_STORED).replace(b'{"a":1', b'{"a":9')
+    assert refused("a.zip", spoilt) == "archive_content"
+    # in the caller's process a large stored file is not even read
+    assert examined("a.zip", spoilt, allowed=False).flags == []
+    assert examined("a.tar", tarred).details["decoded"] == "in_part"
+    found = examined("a.gz", gzip.compress(hostile))
+    assert found.details["decoded"] == "in_part" and [each.id for each in found.flags] == ["custody.inspect.in_part"]
+
+
+def test_an_archive_of_more_entries_than_are_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its end counts fewer than its directory lists."""
+    monkeypatch.setattr(archives, "MAX_ENTRIES", 1)
+    data = bytearray(archive({"a": b"", "b": b"", "c": b""}))
+    assert refused("a.zip", bytes(data)) == "archive_entries"
+    struct.pack_into("<HH", data, data.index(b"PK\x05\x06") + 8, 1, 1)
+    assert refused("a.zip", bytes(data)) == "archive_entries"
+    assert refused("a.tar", tar()) == "archive_entries"
+
+
+def test_a_sealed_package_in_a_zip_is_the_verifiers(tmp_path: Path) -> None:
+    """Evidence in it may be anything: it is digested, and not judged."""
+    found = examined("P.zip", archive({"P/seal/statement.dsse": b"x", "P/data/x.json": b"{"}))
+    assert found.details["document"] == "package" and found.flags == []
+
+
+def test_packages_are_verified_as_a_whole(tmp_path: Path) -> None:
+    files = tree.base()
+    folder, whole = write_folder(files, tmp_path / "P"), write_zip(files, tmp_path / "P.zip")
+    path = tree.find(files, "照片")
+    broken = write_folder({**files, path: b"other"}, tmp_path / "Q")
+    for place, verdict, reason in (
+        (folder, "accept", "package_whole"),
+        (whole, "accept", "package_whole"),
+        (broken, "reject", "package_broken"),
+    ):
+        (found,) = inspect_path(place)
+        assert (found.verdict, found.reason.id) == (verdict, f"custody.inspect.{reason}")
+        assert found.details["kind"] == "package" and (found.details["failed_checks"] == 0) == (verdict == "accept")
+
+
+def test_files_of_the_store_are_looked_at_under_their_own_name(tmp_path: Path) -> None:
+    (tmp_path / "0a1b").write_bytes(b'{"a":1,"a":2}')
+    found = inspect_stored_file(tmp_path / "0a1b", "card/x.json")
+    assert (found.path, found.reason.id) == (Path("card/x.json"), "custody.inspect.bad_json")
+    assert inspect_stored_file(tmp_path / "absent", "x").reason.id == "custody.inspect.unreadable"
+
+
+def test_folders_and_files_that_fail_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    for target, name in ((os, "listdir"), (inspection, "_inspect_stream")):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, fail)
+            (found,) = inspect_path(tmp_path)
+        assert (found.verdict, found.reason.id) == ("reject", "custody.inspect.unreadable")
+        assert found.reason.values["reason"] == "Input/output error"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_sidecar_that_is_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tif.ovr")
+    assert look(tmp_path, tiff(), "a.tif").reason.id == "custody.inspect.sidecar_link"
+
+
+@pytest.mark.parametrize(("error", "reason"), [(MemoryError(), "limit_memory"), (KeyError("x"), "reader_failed")])
+def test_a_fault_of_a_reader_lets_nothing_through(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(look: Look) -> None:
+        raise error
+
+    monkeypatch.setattr(readers, "examine", fail)
+    verdict, found, flags, _ = readers.judge(Source.of_bytes(b"x"), "x", deep=True)
+    assert (verdict, found.id, flags) == ("reject", f"custody.inspect.{reason}", [])
+
+
+@pytest.mark.parametrize(
+    ("module", "limit", "name", "data", "flag"),
+    [
+        (documents, "MAX_TEXT", "a.json", b'{"a":1,"a":2}', "too_large"),
+        (documents, "_MAX_OBJECTS", "a.json", b'{"a":1,"a":2}', "too_large"),
+        (documents, "MAX_TEXT", "a.jsonl", b'{"a":1,"a":2}', "too_large"),
+        (documents, "MAX_TEXT", "a.xml", b"<a><b/></a>", "too_large"),
+        (documents, "_MAX_TAGS", "a.xml", b"<a><b/><b/><b/><b/><b/><b/><b/><b/><b/><b/></a>", "too_large"),
+        (documents, "MAX_TEXT", "a.csv", b"a,=1+cmd\nb,c\n", "too_large"),
+    ],
+)
+def test_documents_larger_than_what_is_parsed_are_flagged(
+    module: ModuleType, limit: str, name: str, data: bytes, flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, limit, 9)
+    assert [each.id for each in examined(name, data).flags] == [f"custody.inspect.{flag}"]
+
+
+TWO_DIRECTORIES = b"II*\x00\x08\x00\x00\x00" + struct.pack("<HIHI", 0, 14, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("module", "limit", "name", "data", "reason"),
+    [
+        (documents, "MAX_TEXT", "a.xml", b'<!DOCTYPE a [<!ENTITY b "c">]><a/>', "xml_entities"),
+        (pictures, "_MAX_SEGMENTS", "a.jpg", jpeg(), "bad_structure"),
+        (pictures, "_MAX_CHUNKS", "a.png", png(), "bad_structure"),
+        (claims, "_MAX_DIRECTORIES", "a.png", png()[:33] + chunk(b"eXIf", TWO_DIRECTORIES) + png()[33:], "bad_structure"),
+    ],
+)
+def test_structures_larger_than_any_honest_one_are_refused(
+    module: ModuleType, limit: str, name: str, data: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, limit, 1)
+    assert refused(name, data) == reason
+
+
+def test_a_note_longer_than_any_is_flagged() -> None:
+    note = b"origin\n1\n" + bytes(44) + b"\n" + b"x" * (1 << 21) + b"\n\n\xe2\x80\x94 name AAAA\n"
+    note = note.replace(b"\x00", b"A")
+    assert [each.id for each in examined("a.txt", note).flags] == ["custody.inspect.too_large"]
+
+
+def test_parts_of_a_table_by_their_headers() -> None:
+    head = struct.pack("<B3xIHH20x", 3, 2, 33, 1) + b"\r"
+    for tail in (b"  ", b"  \x1a"):
+        assert examined("a.dbf", head + tail).flags == []
+
+
+def test_an_escape_in_an_escape_in_an_escape_leads_nowhere_good() -> None:
+    """Three times undone, which is more than any reader does; what is left is a name like another."""
+    assert documents.where_to("%25252e%25252e/x") == "up"
+    assert documents.where_to("%2525252e%2525252e/x") == "inside"

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from geoevidence.custody import Case, CustodyEvent, KeyFolder, Session, Sm2Signer, keyfiles, sign_envelope
+from geoevidence.custody.keys import EndedKey, note_end
 from geoevidence.custody.log import NewFile
 from geoevidence.custody.signers import FolderMemory
 from geoevidence.errors import CustodyError, DigestMismatchError, LogInconsistentError
 from geoevidence.trust.canonical import loads_canonical
 from geoevidence.trust.events import parse_leaf
-from geoevidence.trust.manifest import parse_key_change
+from geoevidence.trust.manifest import KeyChange, NamedKey, parse_key_change
 from geoevidence.trust.notes import note_key_name, parse_checkpoint
 from tests.custody.sm2 import Sm2Holder
 from tests.custody.test_log import check_log
@@ -350,3 +351,27 @@ def test_the_key_list_of_a_session_is_sorted_and_has_each_key_once(place: Place,
     ids = [each.public_key.key_id for each in keys]
     assert ids == sorted(set(ids)) and len(ids) == 3
     assert base64.b64encode(certified.signer.certificates[0]) in [base64.b64encode(c) for key in keys for c in key.certificates]
+
+
+def test_of_two_ends_of_a_key_the_earlier_counts(place: Place, other: Session) -> None:
+    found: dict[str, EndedKey] = {}
+    ended, successor = key_id(place.session), NamedKey(other.signer.public_key, "新")
+    for number, (action, reason, effective) in enumerate(
+        (("rotated", "superseded", 9), ("revoked", "compromised", 4), ("revoked", "lost", 6)), 1
+    ):
+        change = KeyChange(action, ended, successor if action == "rotated" else None, reason, effective)
+        note_end(found, change, f"E-{number}")
+    assert (found[ended].effective, found[ended].reason, found[ended].event_id) == (4, "compromised", "E-2")
+    assert found[ended].successor is None and list(found) == [ended]
+
+
+def test_a_key_whose_events_would_have_the_ids_of_another_does_not_sign(
+    place: Place, other: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = place.workspace.new_case("1")
+    chain = place.session.signer.public_key.chain
+    with monkeypatch.context() as patch, pytest.raises(CustodyError) as caught, case._log.writing(session=other) as appender:
+        assert appender.next_event_id() == f"E-{other.signer.public_key.chain}-1"
+        patch.setattr(type(other.signer.public_key), "chain", property(lambda self: chain))
+        appender.append("viewed")
+    assert caught.value.message_id == "custody.key_chain_taken" and len(case.events()) == 1

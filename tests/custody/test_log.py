@@ -473,3 +473,39 @@ def test_a_note_that_cannot_be_written_says_that_the_event_is_recorded(place: Pl
         case.set_sheet({"cause": "x"})
     assert caught.value.message_id == "custody.checkpoint_not_kept"
     assert [event.type for event in case.events()] == ["commissioned", "corrected"]
+
+
+def test_a_note_outside_that_cannot_be_read_is_said_and_not_overwritten(place: Place) -> None:
+    case = place.workspace.new_case("1")
+    note = place.workspace.path / "checkpoints" / f"{case.id}.note"
+    note.unlink()
+    note.mkdir()
+    log = case._log
+    log.heal()
+    status = log.status()
+    assert (status.rollback, status.message.id) == ("failed", "custody.log_not_read") and note.is_dir()
+    with pytest.raises(CustodyError) as caught:
+        case.set_sheet({"cause": "x"})
+    assert caught.value.message_id == "custody.checkpoint_unreadable" and len(case.events()) == 1
+
+
+def test_a_log_that_moved_since_it_was_looked_at_takes_nothing(place: Place) -> None:
+    case = place.workspace.new_case("1")
+    event, _ = case.rehearse_sealing(b"statement", expected_size=1)
+    assert (event.type, event.index, len(case.events())) == ("packaged", 1, 1)
+    case.set_sheet({"cause": "meanwhile"})
+    for act in (
+        lambda: case.rehearse_sealing(b"statement", expected_size=1),
+        lambda: case.record_sealing(b"statement", event, expected_size=1),
+        lambda: case.record_sealing(b"statement", event, expected_size=2),
+    ):
+        with pytest.raises(CustodyError) as caught:
+            act()
+        assert caught.value.message_id == "custody.log_moved"
+    assert [each.type for each in case.events()] == ["commissioned", "corrected"]
+    event, checkpoint = case.rehearse_sealing(b"statement", expected_size=2)
+    case.record_sealing(b"statement", event, expected_size=2)
+    # what was rehearsed is what is recorded, to the byte
+    assert case.events()[-1].leaf == event.leaf and parse_checkpoint(checkpoint)[0] == case.log_checkpoint()
+    assert case.record_export(b"redaction").type == "exported"
+    check_log(case)

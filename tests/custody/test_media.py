@@ -126,3 +126,37 @@ def test_damaged_photos_never_raise(data: bytes, at: int, value: int) -> None:
 )
 def test_types_by_content(name: str, head: bytes, expected: str) -> None:
     assert media_type(name, head[: 1 << 16]) == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "segments"),
+    [
+        (b"\xff\xd8\xff\xe0\x00\x04ab\xff\xd9\x00\x00", [(0xE0, 6, 8)]),
+        (b"\xff\xd8\xff\xff\xff\xe0\x00\x04ab\xff\xda\x00\x08", [(0xE0, 8, 10)]),  # fill bytes (T.81, B.1.1.2)
+        (b"\xff\xd8\xff\xe0\x00\x01ab\xff\xe1\x00\x04cd", []),  # a length that does not count itself
+        (b"\xff\xd8\x00\xe0\x00\x04ab", []),
+        (b"GIF89a\xff\xe0", []),
+    ],
+)
+def test_segments_of_a_jpeg(head: bytes, segments: list[tuple[int, int, int]]) -> None:
+    assert list(jpeg_segments(head)) == segments
+
+
+def test_a_gps_time_of_another_type_is_no_time() -> None:
+    """Three rationals are asked; numbers of another type or count are not read as if they were some."""
+    gps = {0x0007: struct.pack("<6I", 7, 1, 30, 1, 0, 1), 0x001D: b"2026:05:04\x00"}
+    whole = photo({0x9003: LOCAL}, gps)
+    assert exif_time(whole) == datetime(2026, 5, 4, 7, 30, tzinfo=UTC)
+    field = struct.pack("<HHI", 0x0007, 5, 3)
+    assert whole.count(field) == 1
+    for kind, count in ((3, 3), (5, 2)):
+        assert exif_time(whole.replace(field, struct.pack("<HHI", 0x0007, kind, count))) is None
+
+
+def test_a_photo_without_exif_or_without_its_directories_states_no_time() -> None:
+    whole = photo({0x9003: LOCAL, 0x9011: b"+08:00\x00"}, {})
+    assert exif_time(whole) == datetime(2026, 5, 4, 7, 30, tzinfo=UTC)
+    assert exif_time(b"\xff\xd8\xff\xda\x00\x02") is None
+    # the tags that lead to the EXIF and to the GPS directory, made others
+    assert exif_time(whole.replace(b"\x69\x87", b"\x00\x87").replace(b"\x25\x88", b"\x00\x88")) is None
+    assert exif_time(whole.replace(b"\x69\x87", b"\x00\x87")) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from geoevidence.custody import Case, ScrubReport
 from geoevidence.errors import CustodyError, LogInconsistentError
 from geoevidence.trust.digests import digest_bytes
+from tests.custody.test_log import edit_database
 from tests.custody.workspaces import CARD, Place, full_case
 
 FILES = {f"DCIM/{n}.JPG": b"photo %d" % n * 5000 for n in range(6)}
@@ -327,3 +329,38 @@ def test_what_a_commitment_hides_is_missed(place: Place) -> None:
     report = place.reopened().scrub()
     assert [(each.kind, each.damage, each.message.id) for each in report.defects] == [("log", True, "custody.scrub.disclosures")]
     assert report.defects[0].message.values["fields"] == "actor.id"
+
+
+def test_a_sheet_that_is_lost_is_told_once_as_an_object(place: Place, case: Case) -> None:
+    sheet = case.events()[0].outputs[0].sha256
+    path = place.workspace.path / "objects" / sheet[:2] / sheet
+    path.unlink()
+    report = place.workspace.scrub()
+    assert named(report) == [("missing", sheet, True)] and report.status == "damaged"
+
+
+def test_folders_and_strangers_that_cannot_be_read_are_named(place: Place, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may hold anything: the store is neither clean nor damaged, as far as is known."""
+    closed, stranger = path_of(place, "DCIM/0.JPG").parent, place.workspace.path / "objects" / "stranger"
+    stranger.write_bytes(b"stranger")
+    scandir, open_, lstat = os.scandir, os.open, Path.lstat
+
+    def refuse(path: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(path) if path == closed else scandir(path))
+    monkeypatch.setattr(os, "open", lambda path, *a, **o: refuse(path) if path == stranger else open_(path, *a, **o))
+    monkeypatch.setattr(Path, "lstat", lambda self: refuse(self) if self == stranger else lstat(self))
+    report = place.workspace.scrub()
+    monkeypatch.undo()
+    assert named(report) == [("unreadable", closed.name, False), ("unreadable", "stranger", False)]
+    assert all(os.strerror(errno.EACCES) in defect.message.render("en") for defect in report.defects)
+    assert report.status == "incomplete" and report.intact == report.objects
+
+
+def test_a_log_that_cannot_be_read_at_all_is_told_once(place: Place, case: Case) -> None:
+    edit_database(place, "DROP TABLE leaf")
+    defects = [defect for defect in place.reopened().scrub().defects if defect.kind == "log"]
+    assert [(defect.path, defect.damage, defect.message.id) for defect in defects] == [
+        (case.origin, True, "custody.log_not_read")
+    ]

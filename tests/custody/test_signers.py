@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from geoevidence.custody import KeyFolder, Sm2Signer, keyfiles
+from geoevidence.custody import KeyFolder, Sm2Signer, keyfiles, signers
 from geoevidence.custody.keyfiles import PrivateKey, certificates_pem, is_encrypted, read_private_key, write_private_key
 from geoevidence.custody.signers import FolderMemory, key_folder_path
 from geoevidence.errors import CustodyError, SignatureError
@@ -423,3 +423,35 @@ def test_without_the_library_the_message_says_what_to_install(
     assert folder.software_signer(passphrase="x")
     plain = KeyFolder(tmp_path / "plain")
     assert plain.signer().public_key.algorithm == "ed25519"
+
+
+def test_an_empty_folder_has_no_keys_to_describe(tmp_path: Path) -> None:
+    assert KeyFolder(tmp_path / "absent").describe() == () and not (tmp_path / "absent").exists()
+
+
+def test_a_file_of_another_algorithm_in_the_place_of_the_key_is_refused(tmp_path: Path, holder: Sm2Holder) -> None:
+    folder = sm2_folder(tmp_path, holder)
+    (sm2,) = (path for path in private_files(folder.path) if "sm2" in path.name)
+    (folder.path / "ed25519.pem").write_bytes(sm2.read_bytes())
+    with refused("custody.key_unusable"):
+        folder.software_signer(passphrase="x")
+
+
+def test_a_folder_that_cannot_be_written_takes_no_key(tmp_path: Path, holder: Sm2Holder, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = KeyFolder(tmp_path / "plain")
+    plain.signer()
+    backup = plain.backup(tmp_path / "backup.pem")
+    (tmp_path / "file").write_bytes(b"")
+    with refused("custody.key_folder"):
+        KeyFolder(tmp_path / "file" / "keys").restore(backup)
+    folder = KeyFolder(tmp_path / "keys")
+    folder.signer(passphrase="x")
+    key, chain = holder.files(tmp_path / "from-ca")
+
+    def refuse(*args: object, **options: object) -> bool:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(signers, "write_durably", refuse)
+    with refused("custody.key_folder"):
+        folder.import_sm2(key, chain, key_passphrase="import", passphrase="x")
+    assert not folder.has_sm2_key

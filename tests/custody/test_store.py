@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoevidence.custody.files import write_durably
+from geoevidence.custody import files as files_module
+from geoevidence.custody import store as store_module
+from geoevidence.custody.files import storage_error, sync_folder, write_durably
 from geoevidence.custody.store import HEAD, SEGMENT, ObjectStore, shown
 from geoevidence.errors import CustodyError, DigestMismatchError, InputError
 from geoevidence.trust.digests import BLOCK, digest_bytes
@@ -299,3 +307,141 @@ def test_what_stands_in_the_place_of_an_object_is_neither_waited_for_nor_followe
         with pytest.raises(DigestMismatchError) as caught:
             read(stored.sha256)
         assert caught.value.message_id == "custody.object_changed"
+
+
+# ---------------------------------------------------------------- what a system may refuse
+
+
+def refusal(number: int) -> Callable[..., Any]:
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def test_refusals_of_the_disk_are_told_apart(tmp_path: Path) -> None:
+    found = {
+        number: storage_error(OSError(number, os.strerror(number)), tmp_path) for number in (errno.ENOSPC, errno.EROFS, errno.EIO)
+    }
+    assert [each.message_id for each in found.values()] == ["custody.disk_full", "custody.disk_refuses", "custody.disk_failed"]
+    assert str(storage_error(OSError("odd"), tmp_path)).count("odd") == 1
+
+
+@pytest.mark.parametrize("reason", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_is_written_once_where_there_are_no_hard_links(
+    tmp_path: Path, reason: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FAT stick: what is there already is not overwritten there either."""
+    monkeypatch.setattr(os, "link", refusal(reason))
+    assert write_durably(tmp_path / "a", b"first", replace=False)
+    assert not write_durably(tmp_path / "a", b"second", replace=False)
+    assert (tmp_path / "a").read_bytes() == b"first" and [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_where_folders_cannot_be_opened_their_names_are_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError):
+        sync_folder(tmp_path / "absent")
+    monkeypatch.setattr(files_module, "os", SimpleNamespace(name="nt"))
+    sync_folder(tmp_path / "absent")
+
+
+def test_an_object_that_cannot_be_opened_is_the_disks_fault(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = store.add_bytes(b"photo")
+    monkeypatch.setattr(os, "open", refusal(errno.EIO))
+    with pytest.raises(CustodyError) as raised:
+        store.check(stored.sha256)
+    assert raised.value.message_id == "custody.disk_failed"
+
+
+def test_a_name_that_appears_while_it_is_given_is_compared(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows: another thread has stored the same bytes, and a read-only file is not replaced."""
+    target = store.path_of(digest_bytes(b"photo").sha256)
+    content = [b"photo", b"other", None]
+
+    def replace(part: Path, name: Path) -> None:
+        assert name == target
+        if (data := content.pop(0)) is not None:
+            target.write_bytes(data)
+        raise PermissionError(errno.EACCES, "Access is denied")
+
+    monkeypatch.setattr(os, "replace", replace)
+    assert store.add_bytes(b"photo").sha256 == target.name
+    target.unlink()
+    with pytest.raises(DigestMismatchError):
+        store.add_bytes(b"photo")
+    target.unlink()
+    with pytest.raises(CustodyError) as raised:
+        store.add_bytes(b"photo")
+    assert raised.value.message_id == "custody.disk_refuses" and unfinished(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["chmod", "fsync", "write"])
+def test_a_copy_that_the_disk_does_not_take_is_given_up(
+    store: ObjectStore, tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, call, refusal(errno.EIO))
+    with pytest.raises(CustodyError) as raised:
+        store.add_bytes(b"photo")
+    monkeypatch.undo()
+    assert raised.value.message_id == "custody.disk_failed" and objects(tmp_path) == [] and unfinished(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["open", "FileIO"])
+def test_a_copy_that_cannot_be_begun_is_given_up(
+    store: ObjectStore, tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it can be written but not read back: that descriptor is closed again."""
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else None
+    with store.working():
+        monkeypatch.setattr(*((os, "open") if call == "open" else (io, "FileIO")), refusal(errno.EIO))
+        with pytest.raises(CustodyError) as raised:
+            store.add_bytes(b"photo")
+        monkeypatch.undo()
+    assert raised.value.message_id == "custody.disk_failed" and objects(tmp_path) == [] and unfinished(tmp_path) == []
+    if before is not None:
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_the_advice_to_forget_and_without_locks_it_stores_all_the_same(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    monkeypatch.setattr(store_module, "fcntl", None)
+    stored = store.add_bytes(b"photo")
+    assert store.read_bytes(stored.sha256) == b"photo"
+    (tmp_path / "tmp" / "dead.part").write_bytes(b"half")
+    assert store.sweep() == 1 and unfinished(tmp_path) == []
+
+
+def test_a_scratch_folder_that_cannot_be_swept_says_so(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add_bytes(b"photo")
+    (tmp_path / "tmp" / "dead.part").write_bytes(b"half")
+    monkeypatch.setattr(Path, "unlink", refusal(errno.EROFS))
+    with pytest.raises(CustodyError) as raised:
+        store.sweep()
+    monkeypatch.undo()
+    assert raised.value.message_id == "custody.disk_refuses" and unfinished(tmp_path) == ["dead.part"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_file_that_turns_into_a_pipe_between_look_and_open_is_not_read(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, look = tmp_path / "photo", os.stat
+    source.write_bytes(b"photo")
+
+    def then_swap(path: Any, **options: Any) -> os.stat_result:
+        found = look(path, **options)
+        if Path(path).name == "photo" and stat.S_ISREG(found.st_mode):
+            source.unlink()
+            os.mkfifo(source)
+        return found
+
+    monkeypatch.setattr(os, "stat", then_swap)
+    with pytest.raises(InputError) as raised:
+        store.add_file(source)
+    assert raised.value.message_id == "custody.not_a_file" and objects(tmp_path) == []

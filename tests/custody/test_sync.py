@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import zipfile
@@ -29,6 +30,7 @@ from geoevidence.errors import (
 )
 from geoevidence.trust.archive import archive_bytes
 from geoevidence.trust.canonical import dumps, loads_canonical
+from geoevidence.trust.container import Defect
 from geoevidence.trust.digests import digest_bytes
 from geoevidence.trust.events import PAYLOAD_TYPE, parse_leaf
 from geoevidence.trust.manifest import KeyChange, NamedKey, keys_bytes, parse_keys
@@ -776,3 +778,85 @@ def test_an_archive_that_changes_after_it_was_checked(archive: Path, case: Case,
         case.absorb(archive)
     assert raised.value.message_id in ("custody.handover_archive", "custody.handover_digest")
     assert len(case.events()) == 1
+
+
+def test_a_leaf_longer_than_any_honest_one_is_refused(archive: Path, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = max(len(line) for line in contents(archive)["log/leaves.jsonl"].splitlines())
+    monkeypatch.setattr(sync_module, "MAX_LEAF", longest - 1)
+    with pytest.raises(GeoEvidenceError) as raised:
+        case.absorb(archive)
+    error: BaseException | None = raised.value
+    assert isinstance(error, GeoEvidenceError)
+    found = {error.message_id, getattr(error.__cause__, "message_id", None)}
+    assert "custody.handover_large" in found and len(case.events()) == 1
+
+
+def test_the_case_of_a_device_is_opened_by_one_sheet(forger: Forger, case: Case, tmp_path: Path) -> None:
+    raw = forger.event(0)
+    forger.leaves = [forger.sign({**raw, "outputs": []})]
+    error = expect_refused(case, forger.write(tmp_path / "forged.zip"), VerificationError, "custody.handover_leaf")
+    assert isinstance(error.__cause__, GeoEvidenceError) and error.__cause__.message_id == "custody.handover_chain"
+
+
+def test_a_target_that_appears_meanwhile_is_not_overwritten(device: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    field_case(device)
+    target, fsync = device.root / "handover.zip", os.fsync
+
+    def then_appears(fd: int) -> None:
+        fsync(fd)
+        if list(device.root.glob(".handover.zip.*.part")):
+            target.write_bytes(b"somebody else's")
+
+    monkeypatch.setattr(os, "fsync", then_appears)
+    with pytest.raises(CustodyError) as raised:
+        handed_over(device)
+    assert raised.value.message_id == "custody.target_exists"
+    assert target.read_bytes() == b"somebody else's" and not list(device.root.glob(".*.part"))
+
+
+@pytest.mark.parametrize("damage", ["bytes", "checksum"])
+def test_an_original_is_digested_again_while_it_is_stored(
+    archive: Path, case: Case, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that were others when they were checked; and an archive whose checksum alone was changed since."""
+    check = sync_module.HandoverArchive.check
+
+    def then_change(self: sync_module.HandoverArchive, progress: Any) -> Any:
+        device = check(self, progress)
+        if damage == "bytes":
+            monkeypatch.setattr(sync_module.HandoverArchive, "original", lambda self, sha256: iter([b"other"]))
+        else:
+            inner = self._container.open
+
+            def opened(path: str) -> Any:
+                stream = inner(path)
+                if path.startswith("objects/"):
+                    stream.defect = Defect(path, "trust.zip_crc")
+                return stream
+
+            monkeypatch.setattr(self._container, "open", opened)
+        return device
+
+    monkeypatch.setattr(sync_module.HandoverArchive, "check", then_change)
+    with pytest.raises(GeoEvidenceError) as raised:
+        case.absorb(archive)
+    assert raised.value.message_id == ("custody.handover_digest" if damage == "bytes" else "custody.handover_archive")
+    assert len(case.events()) == 1
+
+
+def test_an_original_that_cannot_be_read_is_said(archive: Path, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = sync_module.HandoverArchive.check
+
+    def then_lost(self: sync_module.HandoverArchive, progress: Any) -> Any:
+        device = check(self, progress)
+
+        def lost(path: str) -> Any:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(self._container, "open", lost)
+        return device
+
+    monkeypatch.setattr(sync_module.HandoverArchive, "check", then_lost)
+    with pytest.raises(FormatError) as raised:
+        case.absorb(archive)
+    assert raised.value.message_id == "custody.handover_unreadable" and len(case.events()) == 1

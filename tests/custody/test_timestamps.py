@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -344,6 +346,12 @@ class Scripted(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
+    def give_elsewhere(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", "/error")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def give_noise(self) -> None:
         self.wfile.write(b"\x00\x01 this is not HTTP\r\n\r\n")
 
@@ -404,3 +412,41 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def test_a_redirect_to_another_page_is_not_followed_either(bad_server: str) -> None:
+    found = http_transport()(f"{bad_server}/elsewhere", b"x", QUERY)
+    assert (found.status, found.body) == (302, b"")
+
+
+def test_a_refusal_without_a_reason_is_a_refusal() -> None:
+    """PKIStatusInfo with the status alone (RFC 3161 section 2.4.2)."""
+    refusal = bytes.fromhex("30053003020102")
+    with pytest.raises(AnswerError) as caught:
+        check_answer(build_request(MESSAGE, numbers()), refusal, MESSAGE, where="x.tsr")
+    assert (caught.value.message_id, caught.value.values["status"], caught.value.values["reason"]) == (
+        "custody.tsa_rejected",
+        2,
+        "-",
+    )
+
+
+def test_a_folder_that_holds_another_authority_or_key_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(tsa_folder(), tmp_path / "tsa")
+    with pytest.raises(CustodyError) as caught:
+        LocalTsa.create(tmp_path / "tsa", label="演示", now=fixed(MADE))
+    assert caught.value.message_id == "custody.target_exists"
+    (key,) = (path for path in (tmp_path / "tsa").iterdir() if b"PRIVATE KEY" in path.read_bytes())
+    key.chmod(0o600)
+    other = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    key.write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with pytest.raises(CustodyError) as caught:
+        LocalTsa(tmp_path / "tsa", now=fixed(MADE))
+    assert caught.value.message_id == "custody.tsa_folder" and "Ed25519" in str(caught.value.values["reason"])
+
+
+def test_an_authority_is_not_made_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CustodyError) as caught:
+        LocalTsa.create(tmp_path / "file" / "tsa", label="演示", now=fixed(MADE))
+    assert caught.value.message_id.startswith("custody.disk_")

@@ -6,14 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from geoevidence.custody import KeyFolder, TrustFile, public_key_list, read_certificate, read_package_keys, read_public_keys
+from geoevidence.custody import (
+    KeyFolder,
+    TrustFile,
+    WitnessKey,
+    public_key_list,
+    read_certificate,
+    read_package_keys,
+    read_public_keys,
+)
 from geoevidence.custody.keyfiles import certificates_pem
 from geoevidence.errors import ConfigError, FormatError, GeoEvidenceError, InputError
 from geoevidence.trust.policy import parse_policy
 from geoevidence.trust.signatures import PublicKey
 from tests.custody.sm2 import Sm2Holder, Sm2Key, public_pem
 from tests.custody.workspaces import Place, full_case, session
+from tests.trust import tree
 from tests.trust.authority import openssl
+from tests.trust.builder import write_folder
 
 KEY = PublicKey("ed25519", bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"))  # RFC 8032, test 1
 
@@ -194,3 +204,23 @@ def test_two_changes_at_once_lose_none(tmp_path: Path) -> None:
     assert {each.holder for each in TrustFile(path).policy.keys} == {"a", "b"}
     # who may read it is its owner's affair
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_is_neither_text_nor_keys_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(b"witness.example+\xff\xfe")
+    refused(lambda: read_public_keys(path), "custody.public_key_file")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").write_bytes(b"x")
+    refused(lambda: read_package_keys(tmp_path / "folder"), "custody.public_key_file")
+
+
+def test_verifier_keys_and_the_keys_of_a_package_are_read(tmp_path: Path) -> None:
+    other = PublicKey("ed25519", bytes(range(32)))
+    lines = [WitnessKey.of_witness(each).text for each in (KEY, other)]
+    (tmp_path / "witnesses").write_text("\n" + "\n".join(lines) + "\n\n", encoding="utf-8")
+    assert read_public_keys(tmp_path / "witnesses") == (KEY, other)
+    package = write_folder(tree.base(), tmp_path / "P")
+    assert tree.KEY.public in read_package_keys(package)
+    supplement = write_folder(tree._supplement()(), tmp_path / "S")
+    assert read_package_keys(supplement) == (tree.AUTHOR.public,)

@@ -103,7 +103,7 @@ def test_a_redacted_copy_differs_from_the_package_and_from_another_copy(place: P
         copies.append(redact_package(package, place.root / field, request, session=case.session).path)
     found = compare_packages(package, copies[0])
     assert not found.same and found.b.kind == "redacted" and found.b.reason == "actor.id" and found.log.relation == "same"
-    assert found.items == () and {change.change for change in found.documents} == {"removed"}
+    assert found.items == () and {change.change for change in found.documents} == {"changed"}
     assert not compare_packages(*copies).same and compare_packages(copies[0], copies[0]).same
 
 
@@ -123,12 +123,19 @@ def _finding(name: str, value: str, word: str = "x") -> dict[str, object]:
     return {"id": name, "quantity": quantity, "message": {"id": word}}
 
 
+def test_another_coverage_factor_is_another_number() -> None:
+    one = {"id": "S-001", "quantity": {"value": "7", "unit": "m2", "standard_uncertainty": "0.25", "coverage_factor": "2.0"}}
+    other = {**one, "quantity": {**one["quantity"], "coverage_factor": "1.0"}}  # type: ignore[dict-item]
+    (change,) = _finding_changes([("E-1-1", one)], [("E-1-1", other)])
+    assert change.change == "number"
+
+
 def test_numbers_that_changed_are_told_with_both_values() -> None:
     a = [("E-1-1", _finding("S-001", "12.5")), ("E-1-1", _finding("S-002", "7")), ("E-2-1", _finding("S-001", "3"))]
     # the same result unchanged; another run of the second, with other numbers
     b = [("E-1-1", _finding("S-001", "12.5")), ("E-1-1", _finding("S-002", "7", "y")), ("E-9-1", _finding("S-001", "4"))]
     found = [(each.finding, each.change, each.a, each.b) for each in _finding_changes(a, b)]
-    seven = {"value": "7", "unit": "m2", "standard_uncertainty": "0.25"}
+    seven = {"value": "7", "unit": "m2", "standard_uncertainty": "0.25", "coverage_factor": "2.0"}
     assert found == [
         ("S-002", "words", seven, seven),
         ("S-001", "number", {**seven, "value": "3"}, {**seven, "value": "4"}),
@@ -156,3 +163,13 @@ def test_the_comparison_reads_what_the_container_gives(place: Place, case: Case)
     for change in found.items:
         assert change.b == {name: lines[change.path][name] for name in ("sha256", "sm3", "size")}
         assert change.item == lines[change.path]["item"]
+
+
+def test_documents_that_a_copy_holds_in_another_form_differ(place: Place, case: Case) -> None:
+    sealed = seal_folder(case, place.root / "package").path
+    request = RedactionRequest(fields=("actor.id",), reason="保护个人信息")
+    copy = redact_package(sealed, place.root / "copy", request, session=place.session).path
+    found = {each.path: (each.change, each.a, each.b) for each in compare_packages(sealed, copy).documents}
+    change, one, other = found["data/log/disclosures.jsonl"]
+    assert change == "changed" and one and other and one["size"] > other["size"]
+    assert {change for change, _, _ in found.values()} == {"changed"}

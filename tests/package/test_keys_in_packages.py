@@ -9,7 +9,8 @@ import pytest
 
 from geoevidence.custody import Case, KeyFolder, Session, TrustFile, keyfiles, read_certificate
 from geoevidence.custody.keyfiles import certificates_pem
-from geoevidence.package import seal_folder
+from geoevidence.errors import PackageError
+from geoevidence.package import RedactionRequest, redact_package, seal_folder
 from geoevidence.trust import verify_package
 from geoevidence.trust.policy import TrustPolicy
 from tests.custody.sm2 import Sm2Holder
@@ -102,3 +103,12 @@ def test_what_a_stolen_key_signed_is_not_trusted(device: Person, server: Person,
     report = verify_package(sealed(server, tmp_path, revoked_from=1), policy=policy(tmp_path, device, server))
     found = report.verdicts
     assert found["intact"] == found["continuous"] == "passed" and found["signed"] != "passed"
+
+
+def test_a_copy_cannot_leave_out_that_a_key_ended(device: Person, server: Person, tmp_path: Path) -> None:
+    package = sealed(server, tmp_path, revoked_from=2)
+    for withhold in ("*/key-change.json", "*"):
+        request = RedactionRequest(reason="隐私", withhold=(withhold,))
+        with pytest.raises(PackageError) as refused:
+            redact_package(package, tmp_path / "copy", request=request, session=server.certified)
+        assert refused.value.message_id == "package.redact_key_change" and not (tmp_path / "copy").exists()

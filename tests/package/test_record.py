@@ -45,7 +45,7 @@ def test_it_says_what_fixes_the_package(record: PaperRecord) -> None:
     for text in ("ab" * 32, "cd" * 32, ROOT.hex(), "geoevidence/W-0123456789/C-0123456789", "1,234", "5,123,456"):
         assert text in plain
     # Beijing time beside UTC, and both are called claimed
-    assert "2026-11-24 04:00:00" in page and "2026-11-23T20:00:00Z" in page and "申明" in page
+    assert "2026-11-24 04:00:00" in page and "2026-11-23T20:00:00Z" in page and "自称" in page
     assert page.count("<div>") >= 4 and all(word in page for word in ("取证人一", "取证人二", "见证人", "first officer"))
 
 

@@ -309,6 +309,53 @@ def test_the_checks_of_the_redaction_itself(place: Place, case: Case, redactor: 
         assert status(report, name) == "passed", name
 
 
+def test_what_was_computed_from_withheld_files_is_listed(place: Place, case: Case, redactor: Session) -> None:
+    package = seal_folder(case, place.root / "package").path
+    made = redact(package, place.root / "copy", redactor, withhold=(photo(case).id,), withhold_mentions=True)
+    derived = {f"data/{item.path}" for item in case.items(role="derived")}
+    assert derived and set(made.made_from) == derived and all((made.path / path).exists() for path in derived)
+    rest = redact(package, place.root / "rest", redactor, withhold=(photo(case).id, "derived/*"), withhold_mentions=True)
+    assert rest.made_from == ()
+
+
+def test_a_label_of_a_key_that_names_a_withheld_person_is_said(tmp_path: Path, place: Place, redactor: Session) -> None:
+    label = place.session.signers[0].label
+    place.workspace = place.reopened(as_session=session(place.root / "keys", name=label))
+    sealed = seal_folder(full_case(place), place.root / "package")
+    with pytest.raises(PackageError) as raised:
+        redact(sealed.path, place.root / "copy", redactor, fields=("actor.id",))
+    assert raised.value.message_id == "package.redact_mentions" and "data/log/keys.json" in str(raised.value)
+
+
+def test_a_kept_log_that_says_a_withheld_word_in_a_path_is_said(place: Place, redactor: Session) -> None:
+    case = place.workspace.new_case("1", demonstration=True)
+    case.ingest(place.card({"张三/a.jpg": b"a"}))
+    package = seal_folder(case, place.root / "package").path
+    made = redact(package, place.root / "copy", redactor, fields=("actor.id",), keep_log=True, allow_mentions=True)
+    said = {each.path for each in made.mentions}
+    assert {"data/log/leaves.jsonl", "data/ro-crate-metadata.json"} <= said and made.leaves_withheld == 0
+    # without it the entry goes
+    made = redact(package, place.root / "other", redactor, fields=("actor.id",), allow_mentions=True)
+    assert "data/log/leaves.jsonl" not in {each.path for each in made.mentions} and made.leaves_withheld == 1
+
+
+def test_an_archive_under_another_name_is_not_called_searched(place: Place, redactor: Session) -> None:
+    case = place.workspace.new_case("1", demonstration=True)
+    case.ingest(place.card({"secret.jpg": b"secret", "office.bin": b"PK\x03\x04....", "plain.bin": b"plain"}))
+    package = seal_folder(case, place.root / "package").path
+    made = redact(package, place.root / "copy", redactor, withhold=("originals/*/secret.jpg",))
+    assert [path.rpartition("/")[2] for path in made.not_searched] == ["office.bin"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "gb18030"])
+def test_needles_are_found_in_the_encodings_of_files(encoding: str) -> None:
+    needles = Needles((), ("河道照片.jpg",))
+    assert needles.found_in(b"\xff\xd8 " + "河道照片.jpg".encode(encoding) + b"\0\0") == "河道照片.jpg"
+    assert needles.found_in("河道照片.png".encode(encoding)) is None
+    certificate = base64.b64encode(bytes(40) + "河道照片.jpg".encode(encoding) + bytes(40))
+    assert needles.found_in(b'{"certificates":["' + certificate + b'"]}') == "河道照片.jpg"
+
+
 def test_needles_are_whole_words_in_any_spelling() -> None:
     needles = Needles(["E-1f3a9c02-2-1", "ab" * 32], ["照片 1.JPG"], ["root", "李四", "x"])
     assert needles.too_short == ["x"]

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import pytest
 from geoevidence.catalogue import open_log_store
 from geoevidence.custody import Case, EvidenceSources, KeyFolder, Workspace, inspect_path
 from geoevidence.errors import CustodyError, DigestMismatchError, LogInconsistentError, PackageError
-from geoevidence.package import PackageDraft, SealedPackage, draft, seal_folder, seal_zip
+from geoevidence.package import PackageDraft, SealedPackage, bag, draft, seal_folder, seal_zip
 from geoevidence.package.instructions import commands_by_hand
 from geoevidence.trust import VerificationReport, parse_envelope, parse_time_stamp, verify_package
 from geoevidence.trust.canonical import loads, loads_canonical
@@ -442,6 +442,66 @@ def test_evidence_that_does_not_verify_stays_out_and_the_package_is_whole(
     assert report.exit_code == 0 and report.failures == ()
     assert sealed.event == case.events()[-1]
     check_log(case)
+
+
+class Interrupted:
+    """Ctrl-C while an authority is waited for; or something takes the name meanwhile."""
+
+    name = "https://slow.example"
+
+    def __init__(self, does: Callable[[], None]) -> None:
+        self.does = does
+
+    def stamp(self, message: bytes) -> bytes:
+        self.does()
+        return stamper().stamp(message)
+
+
+@BOTH
+def test_what_is_recorded_is_not_lost_when_the_waiting_is_broken_off(place: Place, case: Case, seal: Seal, name: str) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        seal(case, place.root / name, evidence=EvidenceSources(stamps=(Interrupted(stop),)))
+    assert case.events()[-1].type == "packaged"
+    assert verify_package(place.root / name).verified and (place.root / f"{name}.record.html").exists()
+    check_log(case)
+
+
+@BOTH
+def test_what_is_recorded_is_not_lost_when_its_name_is_taken(place: Place, case: Case, seal: Seal, name: str) -> None:
+    with pytest.raises(PackageError) as raised:
+        seal(case, place.root / name, evidence=EvidenceSources(stamps=(Interrupted((place.root / name).mkdir),)))
+    assert raised.value.message_id == "package.recorded_elsewhere" and case.events()[-1].type == "packaged"
+    report = verify_package(Path(str(raised.value.values["part"])))
+    assert report.verified and status(report, "time_stamps") == "passed"
+
+
+@BOTH
+def test_a_disk_that_is_full_when_evidence_comes_leaves_the_package_that_was_verified(
+    place: Place, case: Case, seal: Seal, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = "_ZipSink" if name.endswith(".zip") else "_FolderSink"
+    add = getattr(bag, kind).add
+
+    class Half:
+        """Some of the bytes go to the disk, then it is full."""
+
+        def __init__(self, data: bytes) -> None:
+            self.digests = digest_bytes(data)
+
+        def blocks(self) -> Iterator[bytes]:
+            yield b"half"
+            raise OSError(28, "No space left on device")
+
+    def full(sink: bag.Sink, path: str, content: bag.Content) -> None:
+        add(sink, path, Half(b"half a stamp") if path == "seal/time-1.tsr" else content)
+
+    monkeypatch.setattr(getattr(bag, kind), "add", full)
+    sealed = seal(case, place.root / name, evidence=EvidenceSources(stamps=(stamper(),)))
+    assert sealed.time_stamps == 0 and [why.id for _, why in sealed.evidence_missing] == ["custody.disk_full"]
+    assert verify_package(sealed.path).verified and sealed.event == case.events()[-1]
 
 
 def _record(case: Case, root: str, found: str, status: str) -> RecomputeRecord:

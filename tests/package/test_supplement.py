@@ -92,6 +92,12 @@ def test_previous_is_by_the_same_author_and_a_supplement(package: Path, case: Ca
     with pytest.raises(PackageError) as raised:
         add(package, tmp_path / "second", appraiser, previous=package)
     assert raised.value.message_id == "package.not_a_supplement"
+    (broken := tmp_path / "broken").mkdir()
+    shutil.copytree(made.path, broken, dirs_exist_ok=True)
+    (broken / "VERIFY.txt").write_text("other")
+    with pytest.raises(PackageError) as raised:
+        add(package, tmp_path / "second", appraiser, previous=broken)
+    assert raised.value.message_id == "package.supplement_broken_previous"
     with pytest.raises(PackageError) as raised:
         add(made.path, tmp_path / "second", appraiser)
     assert raised.value.message_id == "package.is_supplement" and not (tmp_path / "second").exists()

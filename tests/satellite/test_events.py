@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import geopandas
@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from affine import Affine
 from pyproj import CRS, Geod
-from shapely.geometry import shape
+from shapely.affinity import translate
+from shapely.geometry import mapping, shape
 
 from geoevidence.raster import Grid
+from geoevidence.types import Message, Product
 from satellite.events import (
     EventConfig,
     event_area,
@@ -29,6 +31,7 @@ from satellite.events import (
     write_geopackage,
 )
 from satellite.types import NODATE, BreakMap, ChangeEvent, Cube, Observed, Status
+from satellite.workflow import compare_product
 
 GK = CRS.from_epsg(4547)
 GRID = Grid(shape=(30, 30), transform=Affine(10, 0, 500000, 0, -10, 3300000), crs=GK)
@@ -248,6 +251,27 @@ def test_geopackage_has_two_layers_and_the_same_bytes(event: ChangeEvent, tmp_pa
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert connection.execute("SELECT DISTINCT last_change FROM gpkg_contents").fetchall() == [("1970-01-01T00:00:00.000Z",)]
     connection.close()
+
+
+def test_geopackages_of_other_bytes_are_compared_by_what_they_say(event: ChangeEvent, tmp_path: Path) -> None:
+    """Made again on another machine: other bytes, perhaps the same events. Places may move by a centimetre, dates by nothing."""
+    product = Product(
+        path="events.gpkg", kind="events", media_type="application/geopackage+sqlite3", title=Message(id="core.synthetic")
+    )
+
+    def compared(other: ChangeEvent, crs: CRS = GK) -> str:
+        for name, each, system in (("a.gpkg", event, GK), ("b.gpkg", other, crs)):
+            (tmp_path / name).unlink(missing_ok=True)
+            write_geopackage(tmp_path / name, [each], system, layers={"cgcs2000": system}, synthetic=False)
+        return compare_product(product, tmp_path / "a.gpkg", tmp_path / "b.gpkg")[0]
+
+    def moved_by(metres: float) -> ChangeEvent:
+        return replace(event, polygon=mapping(translate(shape(event.polygon), xoff=metres)))
+
+    assert compared(event) == "within_tolerance" and compared(moved_by(0.004)) == "within_tolerance"
+    assert compared(moved_by(20.0)) == "differs"
+    assert compared(replace(event, last_clear_before=event.last_clear_before - timedelta(days=1))) == "differs"
+    assert compared(event, CRS.from_epsg(4548)) == "differs"
 
 
 def test_geopackage_without_events(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoevidence.trust import FormatError, dumps, loads, loads_canonical
+from geoevidence.trust import FormatError, canonical, dumps, loads, loads_canonical
 from geoevidence.trust.canonical import MAX_DEPTH, MAX_INTEGER, base64_text, base64_value
 
 SCALARS = st.none() | st.booleans() | st.integers(-MAX_INTEGER, MAX_INTEGER) | st.text(st.characters(exclude_categories=["Cs"]))
@@ -88,6 +88,16 @@ def test_limits_are_where_they_say() -> None:
     with pytest.raises(FormatError, match="more than the limit"):
         loads(b"[1,2]", max_bytes=4)
     assert loads(b"[1,2]", max_bytes=5) == [1, 2]
+
+
+def test_many_small_values_are_refused_before_they_take_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canonical, "MAX_VALUES", 10)
+    assert loads(b'["' + b"x" * 20 + b'"' + b",1" * 9 + b"]")[1:] == [1] * 9
+    with pytest.raises(FormatError) as caught:
+        loads(b'["' + b"x" * 20 + b'"' + b",1" * 10 + b"]")
+    assert caught.value.message_id == "trust.json_values" and caught.value.values["limit"] == 10
+    # a long document may hold more, in proportion
+    assert len(loads(b'["' + b"x" * 400 + b'"' + b",1" * 20 + b"]")) == 21
 
 
 def test_floats_only_where_allowed_and_finite() -> None:

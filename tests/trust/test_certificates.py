@@ -29,7 +29,7 @@ from geoevidence.trust import (
     parse_certificate,
     parse_certificates_pem_or_der,
 )
-from geoevidence.trust.certificates import MAX_CERTIFICATES, MAX_CHAIN, name_text, parse_scheme
+from geoevidence.trust.certificates import MAX_CERTIFICATES, MAX_CHAIN, Links, name_text, parse_scheme
 from geoevidence.trust.signatures import HASH_OIDS
 from tests.trust.authority import (
     CA,
@@ -589,6 +589,36 @@ def test_many_certificates_cost_no_time(root: Holder, middle: Holder, leaf: Hold
         ring.append(authority("环", by=ring[-1], number=201 + n))
     end = certify("人", by=ring[-1], number=3, extensions=[SIGNING])
     assert problem(end, ring, [root]) == "trust.certificate_many"
+
+
+def test_many_ways_that_lead_nowhere_cost_no_time(root: Holder) -> None:
+    # each authority has several certificates: as many ways as there are choices, though each signature is checked once
+    level = [authority("顶", number=210)]
+    offered = list(level)
+    for n in range(1, 9):
+        level = [authority(f"层 {n}", by=level[0], number=210 + n) for _ in range(5)]
+        offered += level
+    end = certify("人", by=level[0], number=3, extensions=[SIGNING])
+    assert problem(end, offered, [root]) == "trust.certificate_many"
+
+
+def test_each_signature_is_checked_once(root: Holder, middle: Holder, leaf: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Certificate] = []
+    check = Certificate.check_issued_by
+
+    def counting(certificate: Certificate, issuer: Certificate) -> None:
+        asked.append(issuer)
+        check(certificate, issuer)
+
+    monkeypatch.setattr(Certificate, "check_issued_by", counting)
+    pretender = authority("中间 CA", number=99)
+    known: Links = {}
+    for _ in range(3):
+        chain = build_chain(leaf.read, [pretender.read, middle.read], [root.read], moment=MOMENT, purpose="sign", links=known)
+        assert chain == (leaf.read, middle.read, root.read)
+    assert len(asked) == len(known) == 3 and [each.message_id for each in known.values() if each] == [
+        "trust.certificate_signature"
+    ]
 
 
 def test_revoked(root: Holder, middle: Holder, leaf: Holder) -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import io
 import json
+import locale
 import os
+import pkgutil
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from geoevidence.trust import __main__ as command
 from geoevidence.trust import build_pyz, errors, messages
 from geoevidence.trust.__main__ import default_language, main
 from geoevidence.trust.bundle import MODULES, TEXTS
@@ -273,3 +279,57 @@ def test_every_text_is_used_and_every_use_has_a_text() -> None:
         "cli": ("description", "exit_codes", "package", "trust", "checkpoint", "code", "supplement", "of", "slow", "lang", "json"),
     }.items() for name in names}  # fmt: skip
     assert used == set(catalogue("zh"))
+
+
+@pytest.mark.parametrize(
+    ("name", "lang"),
+    [("C", "zh"), ("zh_CN.UTF-8", "zh"), ("Chinese (Simplified)_China.936", "zh"), ("English_United States.1252", "en")],
+)
+def test_language_of_a_system_that_names_none_in_the_environment(name: str, lang: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(locale, "setlocale", lambda category: name)
+    assert default_language() == lang
+
+
+def test_the_program_in_the_package_says_so(sealed: Path, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the package it checks that package where none is named; elsewhere it must be named one."""
+    digest = hashlib.sha256((sealed / "verify.pyz").read_bytes()).hexdigest()
+    for place, inside in ((sealed / "verify.pyz", True), (program, False)):
+        monkeypatch.setitem(vars(command), "__loader__", SimpleNamespace(archive=str(place)))
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            assert main(["--lang", "en"] if inside else [str(sealed), "--lang", "en"]) == 0
+        assert digest in out.getvalue()
+        assert (messages.render("trust.self.inside", {}, "en") in out.getvalue()) is inside
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert main(["--lang", "en"]) == 64
+    assert messages.render("trust.cli.no_package", {}, "en") in said.getvalue()
+
+
+def test_the_module_is_a_program(sealed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["verify.pyz", str(sealed), "--json"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(KERNEL / "__main__.py"), run_name="__main__")
+    assert end.value.code == json.loads(capsys.readouterr().out)["exit_code"] == 0
+
+
+def test_no_program_is_built_where_a_source_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = pkgutil.get_data
+    monkeypatch.setattr(pkgutil, "get_data", lambda package, name: None if name == "der.py" else read(package, name))
+    with pytest.raises(FileNotFoundError, match="der"):
+        build_pyz()
+
+
+def test_a_text_that_is_not_there_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert messages.render("trust.absent", {"b": 2, "a": 1}, "zh") == "trust.absent (a=1, b=2)"
+    assert messages.render("trust.absent", {}, "en") == "trust.absent"
+    with pytest.raises(ValueError, match="fr"):
+        messages.render("trust.exit.0", {}, "fr")
+    assert messages.texts("en")["trust.exit.0"] == messages.render("trust.exit.0", {}, "en")
+    # a catalogue that does not ship is left out, the others are there
+    read = pkgutil.get_data
+    monkeypatch.setattr(messages, "_texts", {})
+    monkeypatch.setattr(messages, "_catalogues", {"absent": ("x",)})
+    monkeypatch.setattr(pkgutil, "get_data", lambda package, name: None if package == "absent" else read(package, name))
+    assert messages.texts("en")["trust.exit.0"] and not any(name.startswith("custody.") for name in messages.texts("en"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import pickle
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from geoevidence.trust import (
     Check,
+    FormatError,
     TrustedKey,
     TrustPolicy,
     VerificationReport,
@@ -20,12 +22,15 @@ from geoevidence.trust import (
     digest_bytes,
     dumps,
     leaf_hash,
+    messages,
+    parse_leaf,
     parse_policy,
     tree_root,
     verify_package,
 )
 from geoevidence.trust.events import PAYLOAD_TYPE
-from geoevidence.trust.manifest import MANIFESTS, parse_manifest
+from geoevidence.trust.manifest import MANIFESTS, parse_disclosures, parse_manifest
+from geoevidence.trust.verdict import SHOWN
 from tests.trust.builder import ORIGIN, SALT, Key, Log, package_files, sample_log, write_folder
 
 
@@ -732,3 +737,66 @@ def test_a_finding_that_cannot_be_read(files: dict[str, bytes], tmp_path: Path) 
     path = next(path for path in files if path.startswith("data/records/") and path.endswith("findings.json"))
     report = verify({**files, path: files[path].replace(b"findings", b"findingz")}, tmp_path)
     assert {check.subject for check in report.failures} == {path}
+
+
+def test_a_derived_event_without_a_result(tmp_path: Path) -> None:
+    """Nothing can be recomputed or rest on it, and nothing else is wrong with it."""
+    log = sample_log()
+    log.append("derived", {"derived/{e}/dsm.tif": b"II*\0"})
+    report = verify(seal(log), tmp_path)
+    assert report.failures == () and report.exit_code == 0 and report.facts["leaves"] == 6
+
+
+def test_of_two_inputs_the_wrong_one_is_named(tmp_path: Path) -> None:
+    log = sample_log()
+    right = json.loads(base64.b64decode(json.loads(log.leaves[1])["payload"]))["outputs"]
+    log.append("derived", {"derived/{e}/result.json": b"{}"}, inputs=[right[0], {**right[1], "sha256": "0" * 64}])
+    (check,) = verify(seal(log), tmp_path).failures
+    assert (check.name, check.detail) == ("inputs", "trust.input_unknown")
+    assert (
+        right[1]["item"] in (check.found or "")
+        and "0" * 64 in (check.found or "")
+        and right[1]["sha256"] in (check.expected or "")
+    )
+
+
+def test_inputs_are_named_also_where_the_proof_is_spoilt(tmp_path: Path) -> None:
+    log = sample_log()
+    edit_leaf(log, 4, lambda raw: raw["inputs"][0].update(size=1))
+    log.heads[log.keys[0].public.key_id] = (5, f"sha256:{leaf_hash(log.leaves[4]).hex()}")
+    files = seal(log)
+    report = verify({**files, "seal/proof.tlog": b"x"}, tmp_path)
+    assert {"inputs", "seal"} <= failed(report) and one(report, "inputs").subject.startswith("data/log/leaves.jsonl:5")
+
+
+def test_disclosures_are_read_as_a_whole() -> None:
+    lines = [dumps({"disclosures": {"note": {"salt": SALT, "value": "x"}}, "event": f"E-{n}"}) + b"\n" for n in (1, 2)]
+    assert [event for event, _ in parse_disclosures(b"".join(lines))] == ["E-1", "E-2"]
+    with pytest.raises(FormatError) as error:
+        parse_disclosures(lines[0] * 2)
+    assert error.value.message_id == "trust.disclosure_fields"
+
+
+def test_an_error_crosses_processes_with_its_values() -> None:
+    error = pickle.loads(pickle.dumps(FormatError("trust.json_size", where="x", limit=3, found=4)))
+    assert type(error) is FormatError and error.values == {"where": "x", "limit": 3, "found": 4}
+    assert str(error) == error.render("en") != error.render("zh") and "x" in str(error)
+
+
+def test_a_long_history_is_shown_in_part(tmp_path: Path) -> None:
+    log = sample_log()
+    for _ in range(SHOWN):
+        log.append("viewed", {}, time="2026-11-23T08:30:00Z")
+    report = verify(seal(log), tmp_path)
+    text = report.render("en")
+    last = log.leaves[-1]
+    assert len(report.claims) == SHOWN + 5 + 1 and report.claims[SHOWN - 1].event_id in text
+    assert report.claims[SHOWN].event_id + "  " not in text and messages.render("trust.report.more", {"count": 6}, "en") in text
+    assert parse_leaf(last).event.event_id in {claim.event_id for claim in report.claims}
+
+
+def test_a_report_without_facts_or_details_is_shown() -> None:
+    check = Check("files", "data/x", "failed")
+    report = VerificationReport("P", ("intact",), True, (check,), {}, (), ())
+    text = report.render("en")
+    assert "data/x" in text and messages.render("trust.exit.1", {}, "en") in text and "{" not in text

@@ -19,7 +19,7 @@ from geoevidence.trust import (
     open_commitment,
     short_code,
 )
-from geoevidence.trust.digests import BLOCK, PureSM3, new_sm3
+from geoevidence.trust.digests import BLOCK, PureSM3, has_fast_sm3, new_sm3
 
 # GB/T 32905-2016 annex A, examples 1 and 2
 SM3 = {
@@ -104,3 +104,13 @@ def test_short_code_is_the_first_80_bits() -> None:
     # 00001 00010 ... 10000: the digits 1 to 16
     number = int("".join(f"{digit:05b}" for digit in range(1, 17)), 2)
     assert short_code(number.to_bytes(10, "big")) == "1234-5678-9ABC-DEFG"
+
+
+def test_without_openssl_sm3_the_pure_one_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ValueError(f"unsupported hash type {name}")
+
+    before = digest_bytes(b"abc")
+    monkeypatch.setattr(hashlib, "new", absent)
+    assert isinstance(new_sm3(), PureSM3) and not has_fast_sm3()
+    assert digest_bytes(b"abc") == before == digest_file(io.BytesIO(b"abc"))

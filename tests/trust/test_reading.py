@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoevidence.trust import FormatError, VerificationReport, digest_bytes, verify_package
-from geoevidence.trust.archive import archive_bytes, fold, sort_key
+from geoevidence.trust import FormatError, VerificationReport, checks, digest_bytes, verify_package
+from geoevidence.trust import bag as bag_module
+from geoevidence.trust.archive import Entry, archive_bytes, fold, sort_key
 from geoevidence.trust.bag import Bag, Layout, _Paths
 from geoevidence.trust.checks import _Package
 from geoevidence.trust.container import Container, Defect, Report, open_container
@@ -27,7 +30,7 @@ from geoevidence.trust.policy import DEMONSTRATION
 from geoevidence.trust.sealed import Settings
 from geoevidence.trust.verdict import MOST_KEPT, Check, Ledger
 from tests.trust import tree
-from tests.trust.builder import Files, write_folder, write_zip
+from tests.trust.builder import Files, sample_log, write_folder, write_zip
 
 NAMES = st.text(st.sampled_from("aAbBéÉ.-~ß!照0\u0130\u0301"), min_size=1, max_size=4).filter(
     lambda name: name not in (".", "..")
@@ -348,3 +351,116 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path) -> None:
         tracemalloc.stop()
     # one event holds all of them here, and a leaf is in memory while it is read: some 5 kB an output
     assert peaks[1] - peaks[0] < 1500 * 8000
+
+
+def test_an_entry_that_goes_away_while_its_folder_is_listed(tmp_path: Path) -> None:
+    """Whichever of two links is met first, the other is gone when its turn comes: it is said, and the rest is listed."""
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to("elsewhere")
+    (tmp_path / "file").write_bytes(b"")
+    defects: list[Defect] = []
+
+    def report(defect: Defect) -> None:
+        defects.append(defect)
+        for name in {"a", "b"} - {defect.subject}:
+            (tmp_path / name).unlink(missing_ok=True)
+
+    with open_container(tmp_path) as container:
+        assert list(container.files(report)) == [("file", 0)]
+    assert {each.subject for each in defects} == {"a", "b"}
+    assert [(each.detail, each.found) for each in defects] == [
+        ("trust.not_a_file", None),
+        ("trust.unreadable", os.strerror(errno.ENOENT)),
+    ]
+
+
+def test_a_member_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
+    content = bytes(1 << 20)
+    archive = write_zip({"data/big": content}, tmp_path / "P.zip")
+    with open_container(archive) as container, container.open("data/big") as stream:
+        assert stream.read(10) == content[:10]
+        os.truncate(archive, 1 << 19)
+        with pytest.raises(OSError, match="zip"):
+            stream.read()
+        # who only lists asks for no report; the list ends where the directory is gone
+        assert list(container.files()) == []
+
+
+def test_an_end_that_asks_for_a_zip64_record_without_room_for_one(tmp_path: Path) -> None:
+    archive = tmp_path / "P.zip"
+    archive.write_bytes(b"PK\5\6" + bytes(4) + b"\xff" * 12 + bytes(2))
+    with open_container(archive) as container:
+        defects: list[Defect] = []
+        assert list(container.files(defects.append)) == [] and not container.readable
+    assert [(each.subject, each.detail, each.found) for each in defects] == [("P.zip", "trust.zip_directory", "ZIP64")]
+
+
+def test_a_name_too_long_for_an_archive_is_refused() -> None:
+    longest = Entry("n" * 0xFFFF, 0, 0, 0)
+    assert len(longest.local_header()) == len(Entry("", 0, 0, 0).local_header()) + 0xFFFF
+    for make in (Entry.local_header, Entry.central_header):
+        with pytest.raises(FormatError) as error:
+            make(Entry("n" * 0x10000, 0, 0, 0))
+        assert error.value.message_id == "trust.path_bad"
+
+
+def test_a_container_of_no_known_kind_gives_no_files(tmp_path: Path) -> None:
+    """An empty list would be a package without files."""
+    unknown = Container(tmp_path)
+    for use in (unknown.files, lambda: unknown.open("x")):
+        with pytest.raises(NotImplementedError):
+            use()
+
+
+def test_progress_is_told_while_one_file_takes_long() -> None:
+    """A file on a slow medium: the taker hears of it before the file is done."""
+    told, heard = [], threading.Event()
+
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            assert heard.wait(30), "nothing was told while the file was read"
+            return super().read(size)
+
+    def tell(done: int) -> None:
+        told.append(done)
+        heard.set()
+
+    (found,) = FileDigester(lambda path: Slow(b"slow"), on_progress=tell).digest([("x", 4)])
+    assert found.digests == digest_bytes(b"slow") and told[0] == 0 and told[-1] == 4
+
+
+def test_without_fast_sm3_the_limit_is_chosen_by_the_verifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tree.base(), tmp_path / "P")
+    monkeypatch.setattr(checks, "has_fast_sm3", lambda: False)
+    assert sum(map(len, tree.base().values())) < checks.SM3_LIMIT and verify_package(folder).verified
+    monkeypatch.setattr(checks, "SM3_LIMIT", 100)
+    report = verify_package(folder)
+    assert not report.failures and {check.name for check in report.checks if check.detail == "trust.sm3_slow"} == {
+        "manifests",
+        "files",
+    }
+    assert verify_package(folder, slow=True).verified
+    monkeypatch.setattr(checks, "has_fast_sm3", lambda: True)
+    assert verify_package(folder).verified
+
+
+def test_of_very_many_changed_files_the_first_are_named_and_the_rest_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bag_module, "MOST_KEPT", 3)
+    files = tree.sealed(sample_log(many=10))
+    changed = [path for path in files if "/many/" in path]
+    report = verify_package(write_folder({**files, **{path: b"changed" for path in changed}}, tmp_path / "P"))
+    found = [check for check in report.failures if check.name == "files"]
+    assert {check.subject for check in found} == {*sorted(changed, key=sort_key)[:3], "data/"}
+    assert [check.values["count"] for check in found if check.detail == "trust.and_more"] == [7]
+
+
+def test_a_changed_file_is_named_with_its_digest_where_no_manifest_can_be_believed(tmp_path: Path) -> None:
+    """Neither manifest is the one that was signed; the log still says what the file was."""
+    path = tree.find(tree.base(), "照片")
+    files = {**tree.flipped("manifest-sm3.txt", make=tree.flipped("manifest-sha256.txt"))(), path: b"changed"}
+    report = verify_package(write_folder(files, tmp_path / "P"))
+    (check,) = (check for check in report.failures if check.name == "items" and check.subject == path)
+    found, stated = digest_bytes(b"changed"), digest_bytes(tree.base()[path])
+    assert check.detail == "trust.item_digest" and found.sha256 in (check.found or "") and stated.sha256 in (check.expected or "")

@@ -8,11 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from geoevidence.trust import VerificationReport, parse_policy, verify_package
+from geoevidence.trust import VerificationReport, manifest, parse_policy, verify_package
 from geoevidence.trust.__main__ import main
 from geoevidence.trust.verdict import PACKAGE_CHECKS, RULES, SUPPLEMENT_CHECKS
 from tests.trust import tree
-from tests.trust.builder import Files, write_folder, write_zip
+from tests.trust.builder import (
+    Files,
+    Key,
+    Log,
+    device_log,
+    redact,
+    sample_log,
+    stamper,
+    supplement_files,
+    write_folder,
+    write_zip,
+)
 from tests.trust.test_package import flip_every, names
 from tests.trust.tree import TREE, Case, full, full_trust
 
@@ -76,6 +87,36 @@ def test_the_sealing_has_an_attested_interval(tmp_path: Path) -> None:
     assert (first.after, first.before) == (None, "2026-11-23T08:30:01Z")
     assert (last.after, last.before) == ("2026-11-23T08:31:00Z", "2026-11-23T09:01:01Z")
     assert report.facts["witnesses"] == 2 and "trust.limit.fork" not in report.limits
+
+
+def said(report: VerificationReport, name: str) -> list[str]:
+    return [check.detail for check in report.checks if check.name == name]
+
+
+def test_trusted_evidence_that_says_nothing(tmp_path: Path) -> None:
+    """It is over a checkpoint of another log, by the signer itself, or contradicts itself: no time is stated by it."""
+    report = one("time/stamp-over-a-checkpoint-of-another-log", tmp_path / "another")
+    assert all(claim.before is None for claim in report.claims) and "attested_before" not in report.facts
+    report = one("time/witness-of-own-work", tmp_path / "own")
+    assert said(report, "attested") == ["trust.witness_own"] and report.facts["witnesses"] == 0
+    report = one("time/contradiction", tmp_path / "contradiction")
+    assert set(said(report, "attested")) == {"trust.attested_conflict"} and "attested_before" not in report.facts
+    report = one("time/contradiction-inside", tmp_path / "inside")
+    assert said(report, "attested") == ["trust.attested_conflict"]
+    assert report.facts["attested_before"] == "2026-11-23T11:00:01Z"
+
+
+def test_a_checkpoint_by_nobody_known_proves_no_fork(tmp_path: Path) -> None:
+    report = one("outside/contradicted-by-unknown-signer", tmp_path)
+    assert said(report, "rollback") == ["trust.fork_unsigned"]
+    assert not report.fork and report.fork_proof is None and report.exit_code == 1
+
+
+def test_what_a_copy_leaves_out_may_matter_to_what_is_left(tmp_path: Path) -> None:
+    for name in ("redacted/finding-left-out", "redacted/finding-left-out-log-kept"):
+        assert one(name, tmp_path / name.replace("/", "-")).verdicts["recomputes"] == "not_checked"
+    report = one("redacted/revocation-left-out", tmp_path)
+    assert report.verdicts["signed"] == "not_checked" and "trust.because" in said(report, "trusted_keys")
 
 
 def test_a_key_that_ended_is_noted(tmp_path: Path) -> None:
@@ -185,3 +226,81 @@ def test_flipped_bytes_of_a_sealed_archive(tmp_path: Path) -> None:
     archive = write_zip(files, tmp_path / "P.zip")
     # a stride coprime to the sizes of headers and lines
     assert flip_every(archive, files, iter(range(0, archive.stat().st_size, 397))) > 100
+
+
+def test_a_findings_file_that_goes_away_after_it_was_digested(tmp_path: Path) -> None:
+    folder = write_folder(tree.base(), tmp_path / "P")
+
+    def tell(_: str, part: float) -> None:
+        if part == 1.0:
+            (folder / "data" / "findings.json").unlink(missing_ok=True)
+
+    report = verify_package(folder, progress=tell)
+    assert {(check.name, check.subject, check.detail) for check in report.failures} == {
+        ("container", "data/findings.json", "trust.unreadable")
+    }
+
+
+def test_a_redaction_that_says_too_few_leaves(tmp_path: Path) -> None:
+    log = tree.sample()
+    files = redact(
+        tree.base(), log, withhold=[tree.find(tree.base(), "report-zh")], events=["E-bd8a63bd-5"], stated={"leaves_withheld": 0}
+    )
+    report = verify_package(write_folder(files, tmp_path / "P"))
+    (check,) = (check for check in report.failures if check.name == "withheld")
+    assert (check.detail, check.expected, check.found) == ("trust.withheld_count", "0", "1")
+
+
+def test_logs_of_two_devices_need_not_extend_each_other(tmp_path: Path) -> None:
+    log = sample_log()
+    log.synced(device_log())
+    other = Log(keys=[Key(22)], workspace="W-00000000d2")
+    other.append("viewed", {})
+    log.synced(other)
+    report = verify_package(write_folder(tree.sealed(log), tmp_path / "P"))
+    assert report.verified and "device_logs" not in {check.name for check in report.checks if check.status != "passed"}
+
+
+def test_evidence_in_the_log_alone_gives_no_time_before_which_it_was_sealed(tmp_path: Path) -> None:
+    log = sample_log()
+    log.anchored(stamps=[(stamper(), "2026-11-23T08:30:00Z")])
+    policy = parse_policy(full_trust(required=("intact", "time")))
+    report = verify_package(write_folder(tree.sealed(log), tmp_path / "P"), policy=policy)
+    assert report.exit_code == 2 and not report.failures and "attested_before" not in report.facts
+    assert [check.detail for check in report.checks if check.name == "attested"] == ["trust.no_attested"]
+    # though the events that the time stamp covers do have one
+    assert report.claims[0].before == "2026-11-23T08:30:01Z" and report.claims[-1].before is None
+
+
+def test_as_many_time_stamps_in_a_supplement_as_there_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "MOST_EVIDENCE", 2)
+    proof = tree.base()["seal/proof.tlog"]
+    tokens = {f"time-{n}.tsr": stamper().stamp(proof, f"2026-11-25T09:0{n}:00Z") for n in (1, 2)}
+    supplement = write_folder(supplement_files(tree.base(), kind="time", key=tree.AUTHOR, files=tokens), tmp_path / "S")
+    package = write_folder(tree.base(), tmp_path / "P")
+    policy = parse_policy(full_trust(required=("intact", "time")))
+    report = verify_package(package, policy=policy, supplements=[supplement])
+    assert report.exit_code == 0 and report.facts["attested_before"] == "2026-11-25T09:01:01Z"
+
+
+def test_a_supplement_whose_statement_is_gone_but_not_its_time_stamp(tmp_path: Path) -> None:
+    files = supplement_files(tree.base(), key=tree.AUTHOR, stamps=[(stamper(), "2026-11-25T09:00:00Z")])
+    del files["seal/statement.dsse"]
+    report = verify_package(write_folder(files, tmp_path / "S"))
+    assert report.kind == "supplement" and report.exit_code == 1, report.render("en")
+    skipped = next(check for check in report.checks if check.name == "time_stamps")
+    assert skipped.subject == "seal/time-1.tsr" and skipped.status == "not_checked"
+
+
+def test_a_device_log_that_is_gone_leaves_nothing_to_compare_the_next_one_with(tmp_path: Path) -> None:
+    def grow(log: Log) -> None:
+        device = device_log()
+        log.synced(device)
+        device.append("viewed", {})
+        log.synced(device)
+
+    files = tree.grown(grow)()
+    gone = tree.find(files, "device-leaves")
+    report = verify_package(write_folder({path: data for path, data in files.items() if path != gone}, tmp_path / "P"))
+    assert {check.subject for check in report.failures} == {gone, "bag-info.txt"}, report.failures
+    assert [check.subject for check in report.checks if check.name == "device_logs"] == [gone]

@@ -15,11 +15,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from geoevidence.trust import dumps, leaf_hash, parse_checkpoint, parse_leaf, parse_proof, short_code, tree_root
 from geoevidence.trust.archive import sort_key
 from geoevidence.trust.events import PAYLOAD_TYPE
-from geoevidence.trust.manifest import RecomputedResult, parse_manifest
+from geoevidence.trust.manifest import (
+    RecomputedQuantity,
+    RecomputedResult,
+    Statement,
+    keys_bytes,
+    parse_manifest,
+    parse_recompute,
+)
 from geoevidence.trust.policy import VERDICTS, Authority, TrustedKey, TrustPolicy
+from geoevidence.trust.signatures import parse_envelope
 from tests.trust import authority
 from tests.trust.builder import (
     ORIGIN,
@@ -459,6 +469,43 @@ case(
 case("time/cosignature-wrong", lambda: sealed(others=(WITNESS,), seal=_forged_cosignature), {"cosignatures"})
 
 
+def _witness_by_certificate(**options: Any) -> dict[str, Any]:
+    return {"trust": trust(authorities=_signing(roles=("witness",), **options), **IN_TIME)}
+
+
+def _witnessed_by(key: Key, *others: Key) -> Make:
+    return lambda: sealed(others=others, seal=evidence(witnesses=[(key, "2026-11-23T09:01:00Z")]))
+
+
+OWN_WITNESS = {KEY: ("operator", "log", "package", "witness")}
+case("time/witness-certificate", _witnessed_by(CERTIFIED, CERTIFIED), **_witness_by_certificate())
+# its own clock is no proof that it cosigned before the revocation
+case("time/witness-certificate-revoked", _witnessed_by(CERTIFIED, CERTIFIED), exit_code=2, **_witness_by_certificate(revoked={0x5A: "2027-01-01T00:00:00Z"}))  # fmt: skip
+case("time/witness-of-own-work", _witnessed_by(KEY), exit_code=2, trust=trust(keys=OWN_WITNESS, **IN_TIME))
+case("time/stamp-over-a-checkpoint-of-another-log", lambda: sealed(packaged={"anchor": None}, seal=evidence(stamps=[(stamper(), "2026-11-23T09:01:00Z")])), {"packaged"}, trust=trust(authorities=(stamping(),), **IN_TIME))  # fmt: skip
+
+
+def _contradiction() -> Files:
+    """A token in the log that is later than the one over the sealing: one of the clocks is wrong."""
+    log = sample_log()
+    log.anchored(stamps=[(stamper(), "2026-11-23T10:00:00Z")])
+    log.append("viewed", {})
+    return sealed(log, seal=evidence(stamps=[(stamper(), "2026-11-23T09:01:00Z")]))
+
+
+def _inner_contradiction() -> Files:
+    """The same inside the log: the sealing itself is not touched by it."""
+    log = sample_log()
+    log.anchored(stamps=[(stamper(), "2026-11-23T10:00:00Z")])
+    log.append("viewed", {})
+    log.anchored(stamps=[(stamper(), "2026-11-23T09:00:00Z")])
+    return sealed(log, seal=evidence(stamps=[(stamper(), "2026-11-23T11:00:00Z")]))
+
+
+case("time/contradiction", _contradiction, exit_code=2, trust=trust(authorities=(stamping(),), **IN_TIME))
+case("time/contradiction-inside", _inner_contradiction, exit_code=2, trust=trust(authorities=(stamping(),), **IN_TIME))
+
+
 def _forged_cosignature(files: Files, statement: Any) -> Files:
     made = evidence(witnesses=[(WITNESS, "2026-11-23T09:01:00Z")])(files, statement)
     head, _, tail = made["seal/witness-1.cosig"].rstrip(b"\n").rpartition(b" ")
@@ -533,9 +580,64 @@ case("log/anchor-ahead", edited(4, put("anchor", "tree_size", value=5)), {"ancho
 case("log/input", edited(4, lambda raw: raw["inputs"][0].update(sm3="0" * 64)), {"inputs"})
 case("log/input-of-no-event", edited(4, lambda raw: raw["inputs"][0].update(item="E-00000000-1-1", path="records/E-00000000-1/x")), {"inputs"})  # fmt: skip
 case("log/output-digest", edited(4, lambda raw: raw["outputs"][0].update(sha256="0" * 64)), {"items"})
+case("log/two-output-digests", edited(5, lambda raw: [each.update(sha256="0" * 64) for each in raw["outputs"]], lambda log: log.append("copied", {"originals/{e}/a": b"a", "originals/{e}/b": b"b"})), {"items"})  # fmt: skip
 case("log/output-forgotten", edited(4, lambda raw: raw["outputs"].clear()), {"items"})
 case("log/output-twice", edited(4, lambda raw: raw["outputs"].append({**raw["outputs"][0], "item": raw["event_id"] + "-2"})), {"items"})  # fmt: skip
+
+
+def _outside_the_package(kind: str, name: str) -> Make:
+    """An output that stands in the log under seal/, where no file of the package belongs to it."""
+
+    def make() -> Files:
+        log = sample_log()
+        log.append(kind, {f"seal/{{e}}/{name}": b"\xff\xd8hidden"})
+        log.files.popitem()
+        return sealed(log)
+
+    return make
+
+
+case("log/output-under-seal", _outside_the_package("copied", "photo.jpg"), {"items"})
+case("log/output-under-seal-of-an-export", _outside_the_package("exported", "photo.jpg"), {"items"})
+case("log/exported", _outside_the_package("exported", "redaction.dsse"), verdicts=BUILT_IN)
+case("log/packaged-before", _outside_the_package("packaged", "statement.dsse"), verdicts=BUILT_IN)
+
+
+def _alike(number: int) -> Key:
+    key = Key(0)
+    key._private = Ed25519PrivateKey.from_private_bytes(number.to_bytes(32, "big"))
+    key.public = replace(key.public, raw=key._private.public_key().public_bytes_raw())
+    return key
+
+
+ALIKE = (_alike(5419), _alike(15163))
+"""Two keys whose ids begin with the same 8 digits; fifteen thousand tries find such a pair."""
+
+
+def _chain_taken_over() -> Files:
+    """The second key, which the reader trusts too, goes on with the numbers of the first."""
+    one, other = ALIKE
+    log = Log(keys=[one])
+    log.append("copied", {"originals/{e}/a.jpg": b"\xff\xd8\xff"})
+    log.heads[other.public.key_id] = log.heads[one.public.key_id]
+    log.append("viewed", {}, key=other)
+    log.heads[one.public.key_id] = log.heads[other.public.key_id]
+    return sealed(log)
+
+
+case("log/chain-taken-over", _chain_taken_over, {"chains"}, trust=trust(keys={key: ("operator", "log", "package") for key in ALIKE}))  # fmt: skip
 case("log/disclosure", edited(4, put("device", "serial", value=None)), {"disclosures"})
+
+
+def _replaced_leaf() -> Files:
+    """A later leaf stands twice, the first time in place of another: out of place there, and unreadable at its own."""
+    leaves = list(sample().leaves)
+    leaves[2] = leaves[4]
+    return sealed(changes={"data/log/leaves.jsonl": b"".join(leaf + b"\n" for leaf in leaves)})
+
+
+case("log/leaf-in-place-of-another", _replaced_leaf, {"events", "chains", "anchors"})
+case("log/many-lines-that-are-none", lambda: sealed(changes={"data/log/leaves.jsonl": b"{}\n" * 1002}), {"events"})
 case("log/checkpoint-root", lambda: sealed(changes={"data/log/checkpoint": KEY.checkpoint(5, bytes(32))}), {"log_root"})
 case("log/checkpoint-key", lambda: sealed(changes={"data/log/checkpoint": Key(9).checkpoint(5, tree_root(sample().hashes))}), {"checkpoint_signatures"})  # fmt: skip
 case("log/signed-by-unknown", grown(lambda log: log.append("viewed", {}, key=Key(7))), {"event_signatures"})
@@ -567,6 +669,9 @@ case("outside/fork", base, {"rollback"}, exit_code=4, checkpoints=(note(3, leave
 case("outside/fork-among-others", base, {"rollback"}, exit_code=4, checkpoints=(note(3), note(4, leaves=sample().hashes[::-1])))
 case("outside/two-forks", base, {"rollback"}, exit_code=4, checkpoints=(note(4, leaves=sample().hashes[::-1]), note(5, leaves=sample().hashes[::-1])))  # fmt: skip
 case("outside/forged", base, {"rollback"}, checkpoints=(note(3)[:-8] + b"AAAAAA=\n",))
+case(
+    "outside/contradicted-by-unknown-signer", base, {"rollback"}, checkpoints=(note(3, leaves=sample().hashes[::-1], key=Key(9)),)
+)
 case("outside/unknown-signer", base, checkpoints=(note(3, key=Key(9)),))
 case("outside/log-broken", lambda: sealed(changes={"data/log/leaves.jsonl": b"{}\n"}), {"events"}, checkpoints=(note(3),))
 case("outside/another-log", base, {"rollback"}, checkpoints=(note(3, origin="geoevidence/W-0000000000/C-0000000000"),))
@@ -657,6 +762,8 @@ case("device/checkpoint-signed-twice", grown(lambda log: log.synced(device_log()
 case("device/withheld", grown(lambda log: log.synced(device_log(), changes={"device-leaves.jsonl": _withheld(device_log())})), {"device_logs"})  # fmt: skip
 case("device/certificate", grown(lambda log: log.synced(_with_certificate())), {"device_logs"})
 case("device/parameter", grown(lambda log: log.synced(device_log(), more=1)), {"device_logs"})
+case("device/parameter-object", grown(lambda log: log.synced(device_log(), root={"a": 1})), {"device_logs"})
+case("device/parameter-text", grown(lambda log: log.synced(device_log(), tree_size="2")), {"device_logs"})
 case("device/parameter-type", grown(lambda log: log.synced(device_log(), files=True)), {"device_logs"})
 case("device/origin-of-no-log", grown(lambda log: log.synced(_renamed(), workspace="x")), {"device_logs"})
 case("device/other-output", grown(lambda log: log.synced(device_log(), changes={"more.json": b"{}"})), {"device_logs"})
@@ -666,6 +773,20 @@ case("device/keys-gone-later", tampered(lambda files: files.pop(find(files, "dev
 case("device/disclosures-gone-later", tampered(lambda files: files.pop(find(files, "device-disclosures")), grown(lambda log: log.synced(device_log()))), {"listing", "items", "tags"})  # fmt: skip
 case("device/checkpoint-gone-later", tampered(lambda files: files.pop(find(files, "device-checkpoint")), grown(lambda log: log.synced(device_log()))), {"listing", "items", "tags"})  # fmt: skip
 case("device/leaf-changed-later", flipped("device-leaves", 40, grown(lambda log: log.synced(device_log()))), {"files"})
+
+
+def _cut_by_another(log: Log) -> None:
+    """The last entries of the device's log are left out, under a checkpoint by a key that is not the device's."""
+    device = device_log()
+    head = Key(22).checkpoint(2, tree_root(device.hashes), origin=device.origin)
+    rows = keys_bytes(key.named for key in (*device.keys, Key(22)))
+    log.synced(device, changes={"device-checkpoint": head, "device-keys.json": rows})
+
+
+DEVICE = {**EVERYONE, Key(21): ("operator", "log")}
+case("device/trusted", grown(lambda log: log.synced(device_log())), trust=trust(keys=DEVICE))
+case("device/cut-by-another", grown(_cut_by_another), exit_code=2, trust=trust(keys=DEVICE))
+case("device/key-in-the-trust-file-alone", grown(lambda log: log.synced(device_log(), changes={"device-keys.json": keys_bytes([Key(22).named])})), trust=trust(keys=DEVICE))  # fmt: skip
 
 
 def _twice(device: Log) -> bytes:
@@ -758,6 +879,37 @@ def _whole_redacted() -> Files:
     return redact(files, sample(), withhold=hidden, events=_naming(), key=REDACTOR)
 
 
+def _two_findings() -> tuple[Log, Files]:
+    """Two results with a finding each; the record of recomputation covers the first alone."""
+    log = sample_log()
+    first = list(log.leaves)
+    derived = log.append("derived", {"derived/{e}/result.json": b"[]"})
+    folder, item = f"derived/{derived['event_id']}/", derived["outputs"][0]["item"]
+    findings = dumps({"schema": "geoevidence.findings.v1", "findings": [], "folder": folder, "result": item})
+    log.append("found", {"records/{e}/findings.json": findings}, inputs=derived["outputs"])
+    make = evidence(recompute=lambda files, statement: recompute_record(Log(leaves=first), statement, RECOMPUTER))
+    return log, sealed(log, others=(RECOMPUTER,), seal=make)
+
+
+def _finding_left_out(*, with_event: bool) -> Files:
+    log, files = _two_findings()
+    hidden = [path for path in files if path.startswith("data/records/E-bd8a63bd-7/")]
+    return redact(files, log, withhold=hidden, events=["E-bd8a63bd-7"] if with_event else [], key=REDACTOR)
+
+
+def _revocation_left_out() -> Files:
+    log = sample_log()
+    _revoked_back(log)
+    files = sealed(log)
+    return redact(files, log, withhold=[find(files, "key-change.json")], key=REDACTOR)
+
+
+RECOMPUTED = {"trust": trust(keys=EVERYONE, required=("recomputes",))}
+case("recompute/finding-not-covered", lambda: _two_findings()[1], exit_code=2, **RECOMPUTED)
+case("redacted/finding-left-out", lambda: _finding_left_out(with_event=True), exit_code=2, **RECOMPUTED)
+case("redacted/finding-left-out-log-kept", lambda: _finding_left_out(with_event=False), exit_code=2, **RECOMPUTED)
+case("redacted/revocation-left-out", _revocation_left_out, exit_code=2, trust=trust(keys=EVERYONE, required=("intact", "signed")))
+case("recompute/findings-changed-later", flipped("data/findings.json", 5, full), {"files"}, trust=full_trust(), verdicts=("failed", "passed", "passed", "not_checked", "not_checked"))  # fmt: skip
 case("redacted/spoilt", flipped("redaction.dsse", 0, lambda: _whole_redacted()), {"seal"})
 case("redacted/input-of-a-later-event", lambda: _redacted_later_input(), {"inputs"})
 case("redacted/sound", _whole_redacted, exit_code=2, verdicts=REDACTED)
@@ -769,6 +921,7 @@ case("redacted/version-1", lambda: redact(base(1), sample(), withhold=[find(base
 case("redacted/original-changed", flipped("100%.txt".replace("100%.txt", "report-zh.pdf"), 0, _whole_redacted), {"files"})
 case("redacted/counts", lambda: redact(base(), sample(), withhold=[find(base(), "照片")], key=REDACTOR, stated={"files_withheld": 7}), {"withheld"})  # fmt: skip
 case("redacted/other-root", lambda: redact(base(), sample(), withhold=[find(base(), "照片")], key=REDACTOR, stated={"package_root": "0" * 64}), {"closing"})  # fmt: skip
+case("redacted/seal-file-not-named-and-statement-replaced", lambda: _statement_by_another(_redaction_without("seal/proof.tlog")), {"statement_signature", "other_signatures", "packaged"})  # fmt: skip
 case("redacted/seal-file-not-named", lambda: _redaction_without("seal/proof.tlog"), {"closing"})
 case("redacted/invented-leaf", lambda: _invented_leaf(), {"log_root", "chains", "anchors"})
 
@@ -783,6 +936,20 @@ def _redacted_later_input() -> Files:
     return redact(files, log, withhold=[find(files, "report-zh")], events=["E-bd8a63bd-5"], key=REDACTOR)
 
 
+def _invented_time() -> Files:
+    """A copy that leaves out a photo does not make an invented attested time good."""
+    log = sample_log()
+    raw = json.loads(base64.b64decode(json.loads(log.leaves[4])["payload"]))
+    raw["anchor"]["attested_time"] = "2026-11-23T08:00:00Z"
+    log.leaves[4] = envelope(dumps(raw), KEY, payload_type=PAYLOAD_TYPE).to_bytes()
+    log.heads[KEY.public.key_id] = (raw["seq"], f"sha256:{leaf_hash(log.leaves[4]).hex()}")
+    files = sealed(log)
+    return redact(files, log, withhold=[find(files, "照片")], key=REDACTOR)
+
+
+case("redacted/attested-time-invented", _invented_time, {"time_evidence"})
+
+
 def _redaction_without(name: str) -> Files:
     files = redact(base(), sample(), withhold=[find(base(), "照片")], key=REDACTOR)
     from geoevidence.trust import parse_envelope
@@ -792,6 +959,13 @@ def _redaction_without(name: str) -> Files:
     subjects = {each: pair for each, pair in redaction.subjects.items() if each != name}
     files["seal/redaction.dsse"] = envelope(replace(redaction, subjects=subjects).to_bytes(), REDACTOR).to_bytes()
     return files
+
+
+def _statement_by_another(files: Files) -> Files:
+    from geoevidence.trust import parse_envelope
+
+    payload = parse_envelope(files["seal/statement.dsse"]).payload
+    return {**files, "seal/statement.dsse": envelope(payload, Key(9)).to_bytes()}
 
 
 def _invented_leaf() -> Files:
@@ -822,6 +996,57 @@ case("recompute/not-run", _recomputed(status="not_run"), exit_code=2, **AGAIN)
 case("recompute/another-package", _recomputed(changes={"package_root": "0" * 64}), {"recompute"}, **AGAIN)
 case("recompute/another-result", _recomputed(changes={"subjects": (("derived/E-bd8a63bd-3/result.json", "0" * 64, "0" * 64),)}), {"recompute"}, **AGAIN)  # fmt: skip
 case("recompute/no-rows", _recomputed(changes={"results": (RecomputedResult("E-bd8a63bd-3", "drone.survey", "identical"),)}), exit_code=2, **AGAIN)  # fmt: skip
+
+
+def _numbers(quantity: Any, *rows: tuple[str, str | None, str, str], unit: str = "m2", findings: Any = None) -> Make:
+    """A finding that states `quantity`, and a record with rows (stated, found, tolerance, status) of it."""
+
+    def make() -> Files:
+        log = sample_log()
+        derived = log.append("derived", {"derived/{e}/result.json": b"[]"})
+        folder, item = f"derived/{derived['event_id']}/", derived["outputs"][0]["item"]
+        stated = [{"id": "S-001", "quantity": quantity}] if findings is None else findings
+        document = dumps({"schema": "geoevidence.findings.v1", "findings": stated, "folder": folder, "result": item})
+        log.append("found", {"records/{e}/findings.json": document}, inputs=derived["outputs"])
+        made = tuple(RecomputedQuantity("S-001", unit, *row) for row in rows)
+        status = max((row[3] for row in rows), key=("identical", "within_tolerance", "not_run", "differs").index)
+
+        def record(files: Files, statement: Statement) -> bytes:
+            event, output = derived["event_id"], derived["outputs"][0]
+            other = recompute_record(sample(), statement, RECOMPUTER)
+            first = parse_recompute(parse_envelope(other).payload)
+            return recompute_record(
+                log, statement, RECOMPUTER,
+                changes={
+                    "subjects": (*first.subjects, (output["path"], output["sha256"], output["sm3"])),
+                    "results": (*first.results, RecomputedResult(event, "drone.survey", status, None, made)),
+                },
+            )  # fmt: skip
+
+        return sealed(log, others=(RECOMPUTER,), seal=evidence(recompute=record))
+
+    return make
+
+
+def _stated(value: str, uncertainty: Any) -> dict[str, Any]:
+    return {"unit": "m2", "value": value, "standard_uncertainty": uncertainty, "coverage_factor": "2.0", "propagation": ""}
+
+
+SAME = ("13.5", "13.5", "0.025", "identical")
+case("recompute/number", _numbers(_stated("13.5", "0.25"), SAME), **AGAIN)
+case("recompute/number-close", _numbers(_stated("13.5", "0.25"), ("13.5", "13.52", "0.025", "within_tolerance")), **AGAIN)
+case("recompute/number-close-in-another-spelling", _numbers(_stated("13.5", "2.5e-1"), ("13.5", "1.352e+1", "2.5e-2", "within_tolerance")), **AGAIN)  # fmt: skip
+case("recompute/number-without-uncertainty", _numbers(_stated("-1000.0", None), ("-1000.0", "-1000.0009", "0.001", "within_tolerance")), **AGAIN)  # fmt: skip
+case("recompute/number-not-stated-so", _numbers(_stated("13.6", "0.25"), SAME), exit_code=2, **AGAIN)
+case("recompute/number-of-another-unit", _numbers(_stated("13.5", "0.25"), SAME, unit="m3"), exit_code=2, **AGAIN)
+case("recompute/number-called-identical", _numbers(_stated("13.5", "0.25"), ("13.5", "13.6", "0.025", "identical")), exit_code=2, **AGAIN)  # fmt: skip
+case("recompute/number-outside-its-tolerance", _numbers(_stated("13.5", "0.25"), ("13.5", "13.6", "0.025", "within_tolerance")), exit_code=2, **AGAIN)  # fmt: skip
+case("recompute/tolerance-too-wide", _numbers(_stated("13.5", "0.25"), ("13.5", "13.6", "0.2", "within_tolerance")), exit_code=2, **AGAIN)  # fmt: skip
+case("recompute/tolerance-too-wide-without-uncertainty", _numbers(_stated("-1000.0", None), ("-1000.0", "-1000.0009", "0.0011", "within_tolerance")), exit_code=2, **AGAIN)  # fmt: skip
+case("recompute/number-unreadable", _numbers(_stated("13,5", "0.25"), SAME), exit_code=2, **AGAIN)
+case("recompute/quantity-unreadable", _numbers("13.5", SAME), exit_code=2, **AGAIN)
+case("recompute/finding-without-number", _numbers(None, SAME), **AGAIN)
+case("recompute/findings-unreadable", _numbers(None, SAME, findings=[7]), exit_code=2, **AGAIN)
 case("recompute/finding-without-result", lambda: _finding_without_result(), exit_code=2, **AGAIN)
 case("recompute/none-covered", _recomputed(changes={"subjects": (), "results": ()}), exit_code=2, **AGAIN)
 case("recompute/untrusted", _recomputed(), exit_code=2, trust=trust(required=("recomputes",)))
@@ -850,6 +1075,7 @@ case("supplement/sound", _supplement(), package=base, verdicts=SUPPLEMENT)
 case("supplement/trusted", _supplement(), package=base, **BY_AUTHOR)
 case("supplement/zip", _supplement(), package=base, form="zip", verdicts=SUPPLEMENT)
 case("supplement/alone", _supplement(), exit_code=2)
+case("supplement/nothing-left-to-ask", _supplement(), exit_code=2, trust=trust(keys=EVERYONE, required=("recomputes",)))
 case("supplement/stamped", _supplement(stamps=[(stamper(), "2026-11-25T09:00:00Z")]), package=base, trust=trust(keys=EVERYONE, authorities=(stamping(),), required=("intact", "time")))  # fmt: skip
 case("supplement/of-another", _supplement(), {"supplement_of"}, package=full)
 case(

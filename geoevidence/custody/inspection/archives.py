@@ -206,8 +206,6 @@ def _entries(look: Look) -> list[ZipEntry]:
             raise RejectedError("custody.inspect.archive_overlap", name=shown(entry.name)[:200])
         hidden += _hidden(look, position, entry.start)
         position = entry.end
-    if position > offset:
-        raise RejectedError("custody.inspect.archive_overlap", name=shown(entries[-1].name)[:200])
     hidden += _hidden(look, position, offset)
     if hidden:
         look.tell("custody.inspect.archive_hidden", count=hidden)

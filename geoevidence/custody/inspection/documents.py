@@ -172,7 +172,7 @@ def _stac_links(value: Any) -> Iterator[tuple[str, bool]]:
             for name, inner in part.items():
                 if isinstance(inner, (dict, list)):
                     pending.append((inner, is_asset or name in ("assets", "item_assets")))
-        elif isinstance(part, list):
+        else:
             pending += [(inner, is_asset) for inner in part if isinstance(inner, (dict, list))]
 
 
@@ -276,7 +276,9 @@ class _Document:
             parser.SkippedEntityHandler = _refuse
         try:
             # the text is decoded already; what the declaration says of bytes no longer holds
-            parser.Parse(re.sub(r"^\s*<\?xml[^>]*\?>", "", text.removeprefix("\ufeff"), count=1).encode("utf-8", "replace"), True)
+            parser.Parse(
+                re.sub(r"^\s*<\?xml\s[^>]*\?>", "", text.removeprefix("\ufeff"), count=1).encode("utf-8", "replace"), True
+            )
         except expat.ExpatError as error:
             raise RejectedError(
                 "custody.inspect.bad_xml", line=error.lineno, reason=expat.ErrorString(error.code) or "-"

@@ -28,6 +28,7 @@ const NAME_TYPES = {
 const MAX_CERTIFICATES = 64;
 const MAX_CHAIN = 10;
 const MAX_LINKS = 256;
+const MAX_PATHS = 1000;
 
 const unknownAlgorithm = (found) => new Unknown("trust.algorithm_unknown", { found });
 
@@ -273,6 +274,7 @@ function buildChain(leaf, others, roots, moment, purpose, isRevoked) {
   // a certificate with name and key of a root stands for that root, which is used as it was given
   const candidates = [...roots, ...others.filter((each) => !roots.some((root) => stands(root, each)))];
   let links = 0;
+  let begun = 1;
   const attempt = (path) => {
     try {
       checkChain(path, moment, isRevoked);
@@ -293,15 +295,9 @@ function buildChain(leaf, others, roots, moment, purpose, isRevoked) {
       const found = [];
       for (const issuer of candidates.filter((each) => each.subject === last.issuer)) {
         if (++links > MAX_LINKS) throw new Fault("trust.certificate_many", { found: links, limit: MAX_LINKS });
-        try {
-          if (last.scheme === null) throw unknownAlgorithm(last.algorithm);
-          verifyWithSubjectKey(issuer.key, last.scheme, last.signature, last.signed);
-          found.push(issuer);
-        } catch (fault) {
-          if (!(fault instanceof Fault)) throw fault;
-          const wrong = new Fault("trust.certificate_signature", { subject: last.subjectText, issuer: last.issuerText });
-          badLinks.push(fault instanceof Unknown ? fault : wrong);
-        }
+        const problem = linkProblem(last, issuer);
+        if (problem) badLinks.push(problem);
+        else found.push(issuer);
       }
       issuersOf.set(last, found);
     }
@@ -309,10 +305,34 @@ function buildChain(leaf, others, roots, moment, purpose, isRevoked) {
       if (path.some((each) => stands(each, issuer))) continue;
       if (isRoot(issuer)) {
         if (attempt([...path, issuer])) return [...path, issuer];
-      } else if (path.length + 1 < MAX_CHAIN) waiting.push([...path, issuer]);
+      } else if (path.length + 1 < MAX_CHAIN) {
+        if (++begun > MAX_PATHS) throw new Fault("trust.certificate_many", { found: begun, limit: MAX_PATHS });
+        waiting.push([...path, issuer]);
+      }
     }
   }
   throw [...faults, ...badLinks, new Fault("trust.certificate_untrusted", { subject: leaf.subjectText, issuer: leaf.issuerText })][0];
+}
+
+const knownLinks = new WeakMap();
+
+/** What is wrong with the signature of an issuer on a certificate, or null; each is checked once, however often a key is used. */
+function linkProblem(certificate, issuer) {
+  if (!knownLinks.has(certificate)) knownLinks.set(certificate, new Map());
+  const known = knownLinks.get(certificate);
+  if (!known.has(issuer)) {
+    let problem = null;
+    try {
+      if (certificate.scheme === null) throw unknownAlgorithm(certificate.algorithm);
+      verifyWithSubjectKey(issuer.key, certificate.scheme, certificate.signature, certificate.signed);
+    } catch (fault) {
+      if (!(fault instanceof Fault)) throw fault;
+      const wrong = new Fault("trust.certificate_signature", { subject: certificate.subjectText, issuer: certificate.issuerText });
+      problem = fault instanceof Unknown ? fault : wrong;
+    }
+    known.set(issuer, problem);
+  }
+  return known.get(issuer);
 }
 
 function checkChain(path, moment, isRevoked) {

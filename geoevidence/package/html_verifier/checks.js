@@ -333,7 +333,7 @@ class Run {
       } else this.because("closing", CLOSING, this.exists(CLOSING) ? "seal" : "layout");
     }
     if (this.kind === "redacted") {
-      if (this.redaction && !this.isRedactionValid) this.because("closing", REDACTION, "statement_signature");
+      if (this.redaction && !this.passed("statement_signature")) this.because("closing", REDACTION, "statement_signature");
       else if (this.redaction) {
         const seals = new Map([...this.redaction.subjects].filter(([name]) => !MANIFESTS.includes(name)));
         this.checkSealList(REDACTION, seals, (each) => each !== REDACTION);
@@ -372,6 +372,11 @@ class Run {
       });
     }
     return rows;
+  }
+
+  /** The key that signs notes under a name: one that is listed here before one of the trust file. */
+  keyNamed(name, rows = this.rows, keys = this.keys) {
+    return [...rows.values(), ...keys.values()].find((key) => key.name === name) ?? null;
   }
 
   use(keyId, use) {
@@ -517,7 +522,7 @@ class Run {
     try {
       const cosignature = parseCosignature(bytes, path);
       if (cosignature.checkpoint.text !== text) throw new Fault("html.cosignature_text", { where: path });
-      const key = [...this.keys.values()].find((each) => each.name === cosignature.name);
+      const key = this.keyNamed(cosignature.name);
       if (!key && !this.passed("keys")) {
         this.because("cosignatures", path, "keys");
         return null;
@@ -525,11 +530,15 @@ class Run {
       if (!key) throw new Fault("trust.key_unknown", { where: path, key_id: cosignature.name });
       cosignature.verify(key);
       const { time } = cosignature;
-      const use = { role: "witness", time, after: time, before: time, index: cosignature.checkpoint.size - 1, subject: path };
+      // nothing but its own word attests when it cosigned
+      const use = { role: "witness", time, after: null, before: null, index: cosignature.checkpoint.size - 1, subject: path };
       // who may be a witness is asked by 3.6 and 4.14, not by 2.7: anybody may cosign
       const judged = this.judge(key.id, use);
-      const isTrusted = !judged.isUnknown && !judged.refusal;
-      return { path, kind: "witness", earliest: time, latest: cosignature.latest, time, isTrusted, holder: judged.holder ?? null, key: key.id };
+      // and nobody witnesses their own work
+      const isOwn = (this.uses.get(key.id) ?? []).some((each) => each.role !== "redaction");
+      const isTrusted = !judged.isUnknown && !judged.refusal && !isOwn;
+      const reason = isOwn ? new Fault("trust.witness_own", { holder: judged.holder ?? "" }) : null;
+      return { path, kind: "witness", earliest: time, latest: cosignature.latest, time, isTrusted, holder: judged.holder ?? null, key: key.id, reason };
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
       this.failBy("cosignatures", path, fault);
@@ -549,12 +558,14 @@ class Run {
   /** 3.6, of trusted evidence over the seal. */
   checkAttested(evidence, after, before) {
     if (before !== null) {
+      if (after !== null && after > before) return;
       Object.assign(this.facts, { attested_after: after, attested_before: before });
-      this.add("attested", evidence.find((each) => each.latest === before).path, PASSED, { found: `${after ?? "..."} - ${before}` });
+      if (!this.has("attested", NOT_CHECKED)) this.add("attested", evidence.find((each) => each.latest === before).path, PASSED, { found: `${after ?? "..."} - ${before}` });
     } else if (!evidence.length) this.skip("attested", this.container.label, "trust.no_attested");
     else {
       const refused = evidence.find((each) => each.reason);
-      this.skip("attested", evidence[0].path, "html.evidence_untrusted", { reason: refused ? refused.reason.id : "trust.policy_unknown" });
+      if (refused?.reason.id === "trust.witness_own") this.skip("attested", refused.path, "trust.witness_own", refused.reason.values);
+      else this.skip("attested", evidence[0].path, "html.evidence_untrusted", { reason: refused ? refused.reason.id : "trust.policy_unknown" });
     }
   }
 

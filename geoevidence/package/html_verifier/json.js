@@ -3,6 +3,8 @@
 // names, rounds integers and lets lone surrogates in, so that two readers could see two documents. Objects have no prototype.
 
 const MAX_DEPTH = 64;
+/** Most commas and opening brackets of a document of 64 MB: in memory an empty list takes many times its three bytes. */
+const MAX_VALUES = 4_000_000;
 const NUMBER = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/y;
 const PLAIN_TEXT = /[^"\\\u0000-\u001f]*/y;
 const ESCAPES = { '"': '"', "\\": "\\", "/": "/", b: "\b", f: "\f", n: "\n", r: "\r", t: "\t" };
@@ -144,6 +146,13 @@ class JsonReader {
 }
 
 function parseJson(bytes, where, allowsFloats = false) {
+  const most = Math.max(MAX_VALUES, Math.floor(bytes.length / 16));
+  if (bytes.length > most) {
+    let found = 0;
+    // commas, opening brackets and braces
+    for (const byte of bytes) if (byte === 0x2c || byte === 0x5b || byte === 0x7b) found++;
+    if (found > most) throw new Fault("trust.json_values", { where, limit: most });
+  }
   if (startsWith(bytes, [0xef, 0xbb, 0xbf])) throw new Fault("trust.json_bom", { where });
   const text = fromUtf8(bytes);
   if (text === null) throw new Fault("trust.json_utf8", { where, offset: firstBadByte(bytes) });

@@ -9,6 +9,7 @@ class LogWalk {
     this.tree = new Tree();
     this.roots = [this.tree.root()];
     this.places = new Map();
+    this.chainKeys = new Map();
     this.events = new Map();
     this.items = new Map();
     this.outputs = new Map();
@@ -28,7 +29,7 @@ class LogWalk {
     for (const item of event.outputs) {
       const known = this.outputs.get(item.path);
       this.items.set(item.item, item);
-      if (known) this.tell("items", `data/${item.path}`, new Fault("trust.item_twice", { found: `${known.item}, ${item.item}` }));
+      if (known && !this.isBroken) this.tell("items", `data/${item.path}`, new Fault("trust.item_twice", { found: `${known.item}, ${item.item}` }));
       this.outputs.set(item.path, item);
     }
     const short = { ...event, raw: null, inputs: event.type === "anchored" ? event.inputs : [] };
@@ -38,6 +39,11 @@ class LogWalk {
 
   /** Of a log whose leaves before could all be read. */
   checkPlace(event, where, index) {
+    // 4.4: an id that begins alike would let one key take up the numbers of another
+    const chain = event.keyId.slice(0, 8);
+    if (!this.chainKeys.has(chain)) this.chainKeys.set(chain, event.keyId);
+    const first = this.chainKeys.get(chain);
+    if (first !== event.keyId) this.tell("chains", where, new Fault("trust.chain_shared", { expected: first, found: event.keyId }));
     // 4.4: null stands in the first alone, and 4.1 finds a second first, which has the same event id
     if (event.previous !== null) {
       const before = this.places.get(event.previous.slice(7));
@@ -61,6 +67,14 @@ class LogWalk {
       // of an event that may be withheld; that it does not come later is asked at the end
       if (this.withheld > 0 && !this.events.has(item.event)) this.open.push({ event: item.event, where, fault });
       else if (!(source && sameItem(source, item))) this.tell("inputs", where, fault);
+    }
+  }
+
+  /** 4.7: what stands under seal/ is not looked for under data/, so nothing else may hide there. */
+  checkFolders({ id, type, outputs }) {
+    const name = { packaged: "statement.dsse", exported: "redaction.dsse" }[type] ?? "";
+    for (const { path } of outputs) {
+      if (path.startsWith("seal/") && path !== `seal/${id}/${name}`) this.tell("items", `data/${path}`, new Fault("trust.item_folder", { found: type }));
     }
   }
 

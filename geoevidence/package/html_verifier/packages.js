@@ -1,15 +1,61 @@
 "use strict";
 // A package or a redacted copy with its log: seal, signatures, tree, log, time, recomputation.
 
-/** Item id of the result that findings rest on, or null. Geometry has decimals. */
-function resultOf(bytes, path) {
+const DEVICE_PARAMETERS = { origin: "string", tree_size: "number", root: "string", workspace: "string", files: "number" };
+
+const NUMBER_PARTS = /^(-?)([0-9]{1,40})(?:\.([0-9]{1,40}))?(?:[eE]([+-]?[0-9]{1,3}))?$/;
+
+/** What a findings file states: the item id of its result or null, and its numbers, null where one cannot be read. Geometry has decimals. */
+function statedBy(bytes, path) {
   try {
-    const { result } = parseJson(bytes, path, true);
-    return isText(result) ? result : null;
+    const { result, findings } = parseJson(bytes, path, true);
+    return { result: isText(result) ? result : null, numbers: numbersOf(findings) };
   } catch (fault) {
     if (!(fault instanceof Fault || fault instanceof TypeError)) throw fault;
-    return null;
+    return { result: null, numbers: null };
   }
+}
+
+function numbersOf(findings) {
+  if (!Array.isArray(findings)) return null;
+  const numbers = [];
+  for (const each of findings) {
+    if (each === null || typeof each !== "object" || each.id === undefined || each.quantity === undefined) return null;
+    if (each.quantity === null) continue;
+    const { unit, value, standard_uncertainty: uncertainty } = each.quantity;
+    if (![each.id, unit, value].every(isText) || !NUMBER_PARTS.test(value)) return null;
+    if (uncertainty !== null && !(isText(uncertainty) && NUMBER_PARTS.test(uncertainty))) return null;
+    numbers.push({ finding: each.id, unit, value, uncertainty });
+  }
+  return numbers;
+}
+
+/** Decimal texts as integers of one common power of ten. */
+function scaled(texts) {
+  const parts = texts.map((text) => {
+    const [, sign, whole, fraction = "", exponent = "0"] = NUMBER_PARTS.exec(text);
+    return { digits: BigInt(sign + whole + fraction), power: Number(exponent) - fraction.length };
+  });
+  const least = Math.min(...parts.map((each) => each.power));
+  return parts.map((each) => each.digits * 10n ** BigInt(each.power - least));
+}
+
+/** Whether a row states a number and found it again, within a tenth of its uncertainty or a millionth of itself. */
+function isFoundAgain(row, number) {
+  if (!row || row.found === null) return false;
+  const [value, found, tolerance, uncertainty] = scaled([row.stated, row.found, row.tolerance, number.uncertainty ?? "0"]);
+  if (row.status === "identical") return found === value;
+  const size = (each) => (each < 0n ? -each : each);
+  const isAllowed = uncertainty !== 0n ? tolerance * 10n ** 7n <= 1000001n * uncertainty : tolerance * 10n ** 12n <= 1000001n * size(value);
+  return row.status === "within_tolerance" && size(found - value) <= tolerance && isAllowed;
+}
+
+function coversAll(quantities, numbers) {
+  if (numbers === null) return false;
+  return numbers.every((number) => {
+    const isOf = (row) => row.finding === number.finding && row.unit === number.unit && row.stated === number.value;
+    return isFoundAgain(quantities.findLast(isOf), number);
+  });
 }
 
 class PackageRun extends Run {
@@ -23,6 +69,7 @@ class PackageRun extends Run {
     this.itemLines = new Map();
     this.filesWithheld = 0;
     this.results = new Map();
+    this.stated = new Map();
     this.devices = new Map();
     this.sealEvidence = [];
     this.logEvidence = [];
@@ -111,7 +158,7 @@ class PackageRun extends Run {
       if (!this.redaction) this.because("statement_signature", REDACTION, "seal");
       else {
         const use = { role: "redaction", time: this.redaction.time_claimed, index, after: null, before: null };
-        this.isRedactionValid = this.checkEnvelope("statement_signature", REDACTION, this.envelopes.get(REDACTION), use);
+        this.checkEnvelope("statement_signature", REDACTION, this.envelopes.get(REDACTION), use);
       }
     }
     this.close("statement_signature", STATEMENT);
@@ -139,7 +186,7 @@ class PackageRun extends Run {
       const checkpoint = await read();
       if (checkpoint.signatures.length !== 1) throw new Fault("trust.note_one_signature", { where: subject, found: checkpoint.signatures.length });
       const [{ name }] = checkpoint.signatures;
-      const key = [...this.keys.values()].find((each) => each.name === name);
+      const key = this.keyNamed(name);
       if (!key && !this.passed("keys")) {
         this.because("checkpoint_signatures", subject, "keys");
         return null;
@@ -199,7 +246,10 @@ class PackageRun extends Run {
       return;
     }
     if (leaf.event === null) this.log.passOver(leaf.hash, subject);
-    else await this.takeLeaf(leaf, subject);
+    else {
+      await this.takeLeaf(leaf, subject);
+      this.log.checkFolders(leaf.event);
+    }
   }
 
   async takeLeaf(leaf, subject) {
@@ -315,7 +365,8 @@ class PackageRun extends Run {
     const isBroken = this.failed("events");
     const ordered = ["chains", "anchors", "inputs", "items"];
     if (isBroken) {
-      this.drop(...ordered);
+      // what was found before the leaf that cannot be read stands; an input may be explained by it
+      this.drop("inputs");
       for (const name of ordered) this.because(name, LEAVES, "events");
     } else {
       for (const name of ordered.slice(0, 3)) this.close(name, LEAVES, this.leaves);
@@ -475,7 +526,10 @@ class PackageRun extends Run {
         if (item.path !== `records/${event.id}/findings.json`) continue;
         const path = `data/${item.path}`;
         const found = this.digests.get(path);
-        if (!found && this.kind === "redacted") continue;
+        if (!found && this.kind === "redacted") {
+          this.isFindingLeftOut = true;
+          continue;
+        }
         if (!found || found.sha256 !== item.sha256) {
           this.because("findings", path, "items");
           return;
@@ -483,7 +537,11 @@ class PackageRun extends Run {
         if (count++) sum.update([0x2c]);
         const bytes = await this.document(path, MAX_LEAF);
         sum.update(bytes);
-        this.restedOn.push(resultOf(bytes, path) ?? `${item.item} ?`);
+        const stated = statedBy(bytes, path);
+        const rests = stated.result ?? `${item.item} ?`;
+        this.restedOn.push(rests);
+        const before = this.stated.has(rests) ? this.stated.get(rests) : [];
+        this.stated.set(rests, before === null || stated.numbers === null ? null : [...before, ...stated.numbers]);
       }
     }
     sum.update(toUtf8('],"schema":"geoevidence.package-findings.v1"}'));
@@ -532,8 +590,13 @@ class PackageRun extends Run {
         this.stale = true;
         this.skip("rollback", label, "trust.stale", { known: checkpoint.size, here: head.size });
       } else if (!sameBytes(this.log.roots[checkpoint.size], checkpoint.root)) {
-        this.fork = true;
         const here = toHex(this.log.roots[checkpoint.size]);
+        if (!key) {
+          // no key that is known here signed it: no proof of anything
+          this.fail("rollback", label, "trust.fork_unsigned", { expected: `${toHex(checkpoint.root)} (${checkpoint.size})`, found: here });
+          continue;
+        }
+        this.fork = true;
         this.forkProof ??= { known: noteText(checkpoint), here: noteText(head) };
         this.fail("rollback", label, "trust.fork", { expected: `${toHex(checkpoint.root)} (${checkpoint.size})`, found: here });
       }
@@ -599,17 +662,21 @@ class PackageRun extends Run {
       for (const { path } of missing) if (this.exists(`data/${path}`)) this.because("trusted_keys", `data/${path}`, "items");
       return;
     }
-    const rows = (await this.readKeys("device_logs", keysPath)) ?? [];
-    const keys = new Map(rows.map((key) => [key.id, key]));
+    const rows = new Map(((await this.readKeys("device_logs", keysPath)) ?? []).map((key) => [key.id, key]));
+    const keys = new Map([...this.policy.keys, ...rows]);
     const checkpoint = parseCheckpoint(await this.document(checkpointPath), checkpointPath);
     const { parameters } = event.process;
+    const isTyped = Object.entries(DEVICE_PARAMETERS).every(([name, type]) => typeof parameters[name] === type);
+    if (!isTyped || Object.keys(parameters).length !== 5) throw new Fault("html.device_outputs", { where: event.id });
     const stated = ["origin", "tree_size", "root", "workspace", "files"].map((name) => parameters[name]).join(" ");
     const [, workspace, caseId] = /^geoevidence\/(W-[0-9a-f]{10})\/(C-[0-9a-f]{10})$/.exec(checkpoint.origin) ?? [];
     const found = [checkpoint.origin, checkpoint.size, toHex(checkpoint.root), workspace, event.outputs.length - names.length].join(" ");
-    if (stated !== found || Object.keys(parameters).length !== 5) throw new Fault("html.device_checkpoint", { where: checkpointPath, expected: stated, found });
-    const signer = [...keys.values()].find((key) => checkpoint.signatures.length === 1 && key.name === checkpoint.signatures[0].name);
+    if (stated !== found) throw new Fault("html.device_checkpoint", { where: checkpointPath, expected: stated, found });
+    const signer = checkpoint.signatures.length === 1 ? this.keyNamed(checkpoint.signatures[0].name, rows, keys) : null;
     if (!signer) throw new Fault("trust.key_unknown", { where: checkpointPath, key_id: checkpoint.signatures[0].name });
     verifyNote(checkpoint, signer);
+    // who says that the log ends there is asked by 2.7 as well: without that anybody could cut it
+    this.use(signer.id, { role: "log", time: event.time, index, rows, subject: checkpointPath });
     const log = new LogWalk((_, subject, fault) => this.failBy("device_logs", subject, fault), keys);
     let number = 0;
     for await (const line of this.lines(leaves, MAX_LEAF)) {
@@ -619,9 +686,11 @@ class PackageRun extends Run {
       if (leaf.event.case !== caseId) throw new Fault("trust.event_case", { where: subject, expected: caseId, found: leaf.event.case });
       this.checkEnvelope("device_logs", `${subject} ${leaf.event.id}`, leaf.envelope, null, keys);
       // of what a device signed, the time is attested by evidence over the event that took it in
-      const use = { role: leaf.event.role, time: leaf.event.time, index, rows: keys, subject };
+      const use = { role: leaf.event.role, time: leaf.event.time, index, rows, subject };
       for (const { keyid } of leaf.envelope.signatures) this.use(keyid, use);
+      if (leaf.event.outputs.length > MOST_OUTPUTS) throw new Fault("html.event_outputs", { found: leaf.event.outputs.length, limit: MOST_OUTPUTS });
       log.place(leaf, subject);
+      log.checkFolders(leaf.event);
     }
     const root = log.tree.root();
     if (log.size !== checkpoint.size || !sameBytes(root, checkpoint.root)) {
@@ -650,7 +719,13 @@ class PackageRun extends Run {
       await this.attempt("key_changes", `${subject} ${event.id}`, async () => {
         const path = `data/records/${event.id}/key-change.json`;
         if (event.outputs.length !== 1 || `data/${event.outputs[0].path}` !== path) throw new Fault("html.key_change", { where: event.id });
-        if (!this.isAsLogged("key_changes", event.outputs[0])) return;
+        if (!this.isAsLogged("key_changes", event.outputs[0])) {
+          // which key ended is then not known: nothing may look more trusted for being left out
+          const isLeftOut = this.kind === "redacted" && !this.exists(path);
+          if (isLeftOut) this.because("key_changes", path, "withheld");
+          this.because("trusted_keys", path, isLeftOut ? "withheld" : "items");
+          return;
+        }
         const change = parseKeyChange(await this.document(path), path);
         const isRotation = change.action === "rotated";
         const isFormed = isRotation
@@ -686,7 +761,7 @@ class PackageRun extends Run {
     this.close("claimed_order", LEAVES, this.claims.length);
     this.checkPast(this.claims.map((each) => [each.event_id, each.time_claimed]), LEAVES);
     await this.readEvidence();
-    if (this.proof) for (const each of added) this.sealEvidence.push({ ...each, size: this.proof.head.size, at: Infinity });
+    if (this.passed("packaged")) for (const each of added) this.sealEvidence.push({ ...each, size: this.proof.head.size, at: Infinity });
     // 4.14
     const { threshold } = this.policy;
     const witnesses = new Set(this.sealEvidence.filter((each) => each.kind === "witness" && each.isTrusted).map((each) => each.key));
@@ -698,6 +773,8 @@ class PackageRun extends Run {
     this.claims.forEach((claim) => {
       const known = this.log.events.get(claim.event_id);
       if (known) Object.assign(claim, this.bounds(known.index, known.event.anchor?.tree_size ?? 0));
+      const { after, before } = claim;
+      if (after !== null && before !== null && after > before) this.skip("attested", claim.event_id, "trust.attested_conflict", { after, before });
     });
     const packaged = this.packaged ? this.bounds(this.leaves, this.packaged.event.anchor?.tree_size ?? 0) : {};
     if (!this.passed("packaged")) this.because("attested", PROOF, this.proof ? "packaged" : "seal");
@@ -714,7 +791,8 @@ class PackageRun extends Run {
       const found = path.endsWith(".tsr")
         ? await this.checkStamp(path, bytes, await this.document(PROOF, MAX_LEAF), PROOF)
         : this.checkCosignature(path, bytes, this.proof.head.text);
-      if (found) this.sealEvidence.push({ ...found, size: this.proof.head.size, at: Infinity });
+      // a checkpoint that is not of this log attests nothing of it
+      if (found && this.passed("packaged")) this.sealEvidence.push({ ...found, size: this.proof.head.size, at: Infinity });
     }
     if (!this.digests.has(LEAVES)) {
       this.close("time_stamps", LEAVES);
@@ -732,7 +810,7 @@ class PackageRun extends Run {
     if (!this.failed("events")) {
       for (const { event, subject } of this.log.entries) {
         const stated = event?.anchor?.attested_time ?? null;
-        if (stated === null || this.kind === "redacted" || this.leavesWithheld || this.unreadEvidence) continue;
+        if (stated === null || this.leavesWithheld || this.unreadEvidence) continue;
         const isKnown = times.some((each) => each.at < event.anchor.tree_size && each.time === stated);
         if (!isKnown) this.fail("time_evidence", `${subject} ${event.id}`, "html.attested_time", { found: stated });
       }
@@ -758,7 +836,7 @@ class PackageRun extends Run {
     const path = `data/${note}`;
     const bytes = await this.document(path);
     const checkpoint = parseCheckpoint(bytes, path);
-    const key = [...this.keys.values()].find((each) => checkpoint.signatures.length === 1 && each.name === checkpoint.signatures[0].name);
+    const key = checkpoint.signatures.length === 1 ? this.keyNamed(checkpoint.signatures[0].name) : null;
     if (!key) throw new Fault("trust.key_unknown", { where: path, key_id: checkpoint.signatures[0].name });
     verifyNote(checkpoint, key);
     const origin = this.before?.origin ?? checkpoint.origin;
@@ -826,6 +904,9 @@ class PackageRun extends Run {
     }
     const subject = records.map((each) => each.path).join(", ");
     if (!this.digests.has(LEAVES) || this.failed("events")) this.because("recompute", LEAVES, "events");
+    else if (!this.passed("findings")) this.because("recompute", FINDINGS, "findings");
+    // a finding that is left out may rest on a result that no record covers
+    else if (this.isFindingLeftOut || this.leavesWithheld) this.because("recompute", FINDINGS, "withheld");
     const covered = new Set();
     const trusted = new Set();
     for (const { path, record, isTrusted } of records) {
@@ -841,7 +922,7 @@ class PackageRun extends Run {
         if (!isHidden && !(item && item.sha256 === stated.sha256 && item.sm3 === stated.sm3)) {
           this.fail("recompute", `${path} ${name}`, "html.recompute_unknown", { expected: item?.sha256, found: stated.sha256 });
         } else if (status === "differs") this.fail("recompute", `${path} ${name}`, "html.recompute_differs");
-        else if (item && status !== "not_run" && quantities.length + files.length > 0) {
+        else if (item && status !== "not_run" && quantities.length + files.length > 0 && coversAll(quantities, this.stated.has(item.item) ? this.stated.get(item.item) : [])) {
           covered.add(item.item);
           if (isTrusted(this.proof?.index ?? 0)) trusted.add(item.item);
         }

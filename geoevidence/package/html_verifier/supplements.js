@@ -6,7 +6,9 @@ class SupplementRun extends Run {
   constructor(container, options, isBeside) {
     super(container, options);
     Object.assign(this, { kind: "supplement", version: 2, records: [], evidence: [] });
-    this.required = this.policy.required.filter((name) => name !== "recomputes" && !(isBeside && name === "time"));
+    const asked = this.policy.required.filter((name) => name !== "recomputes" && !(isBeside && name === "time"));
+    // where nothing is left to ask for, not everything is well
+    this.required = asked.length ? asked : NO_POLICY.required;
   }
 
   mayHold(path) {
