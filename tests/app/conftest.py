@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,3 +32,11 @@ def sample_case(sample_workspace: Workspace) -> Case:
 @pytest.fixture
 def workspace_path(sample_workspace: Workspace) -> Path:
     return sample_workspace.path
+
+
+@pytest.fixture(autouse=True)
+def own_main() -> Iterator[None]:
+    """A screen under test takes the place of the program's main module; processes that later tests start would run it."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
