@@ -170,9 +170,8 @@ def _states(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(t, band, n) old state expected on each new date, from old dates of the same season, and the values of that date."""
     days = cube.days.astype(np.int64)
-    values = cube.values[:, :, rows, cols].astype(np.float64)
+    values = cube.at(rows, cols).astype(np.float64)
     clear = cube.observed[:, rows, cols] == Observed.CLEAR
-    values = np.where(clear[:, None], values, np.nan)
     enough = clear.mean(axis=1) >= 0.5
     first = np.flatnonzero(enough & (days >= period[0]) & (days <= period[1]))
     second = np.flatnonzero(enough & (days >= after) & (days < after + config.after_days))

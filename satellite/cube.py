@@ -74,7 +74,7 @@ def read_block(stack: Stack, window: Window | None = None) -> Cube:
                 take = better & (state == Observed.CLEAR)
                 values[position][:, take] = scaled[:, take]
     return Cube(
-        values=values,
+        stored=values,
         observed=observed,
         days=np.array([int((np.datetime64(day, "D") - _EPOCH).astype(int)) for day in days], np.int32),
         bands=stack.spec.bands,

@@ -264,7 +264,7 @@ class EventSeries:
 
 def event_series(cube: Cube, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> EventSeries:
     """Medians over the pixels (rows, cols) of a cube that covers them."""
-    values = cube.values[:, :, rows, cols].astype(np.float64)
+    values = cube.at(rows, cols).astype(np.float64)
     observed = cube.observed[:, rows, cols]
     clear = observed == Observed.CLEAR
     with np.errstate(all="ignore"):

@@ -755,10 +755,10 @@ def _undecided(observed, times, row, col, clear):
 
 
 @njit(nogil=True, cache=True)
-def detect_rows(values, observed, days, X, rule, row_first, row_last, out_days, out_values, counts, status):
+def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_last, out_days, out_values, counts, status):
     """Breaks of the pixels of rows row_first..row_last-1.
 
-    values: (time, band, y, x) float32, used where `observed` (time, y, x) is CLEAR and every band is finite.
+    values: (time, band, y, x) int16 or float32, value = stored * scale + offset, used where `observed` (time, y, x) is CLEAR and every band is finite.
     out_days: (k, 3, y, x) int32; out_values: (k, 2, y, x) float32; counts (y, x) int16; status (y, x) uint8: written.
     """
     times, bands, _, cols = values.shape
@@ -801,7 +801,7 @@ def detect_rows(values, observed, days, X, rule, row_first, row_last, out_days, 
             for i in range(times):
                 for c in range(bands):
                     for k in range(width):
-                        block[k, i, c] = values[i, c, row, start + k]
+                        block[k, i, c] = values[i, c, row, start + k] * scale + offset
             for k in range(width):
                 col = start + k
                 n = 0

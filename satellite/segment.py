@@ -25,7 +25,7 @@ from geoevidence.types import Progress, no_progress
 from satellite.harmonics import design_matrix
 from satellite.indices import band_roles
 from satellite.kernels import MAX_BREAKS, Rule, detect_rows
-from satellite.types import NODATE, BreakMap, Cube, Observed, Status
+from satellite.types import NODATE, BreakMap, Cube, Observed, Pace, Status
 
 # Score above which a stable pixel of the simulated test sites shows a break this often a year (docs/methods/satellite.md).
 _RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
@@ -163,26 +163,65 @@ def _rule(config: BreakConfig, bands: tuple[str, ...]) -> tuple[Rule, str]:
     return rule, "NDVI" if has_ndvi else bands[0]
 
 
-def _cube_of(array: xr.DataArray, grid: Grid | None) -> tuple[NDArray, NDArray, NDArray, tuple[str, ...], Grid | None]:
+def _cube_of(array: xr.DataArray, status: Any, scale: float | None, offset: float | None, grid: Grid | None) -> _Input:
     if set(array.dims) != {"time", "band", "y", "x"}:
         raise ValueError(f"a cube has the dimensions time, band, y and x, not {array.dims}")
     array = array.transpose("time", "band", "y", "x")
     if "time" not in array.coords or "band" not in array.coords:
         raise ValueError("a cube names its times and bands")
     days = array["time"].values.astype("datetime64[D]").astype(np.int32)
-    bands = tuple(str(name) for name in array["band"].values)
     order = np.argsort(days, kind="stable")
     if (np.diff(days[order]) <= 0).any():
         raise ValueError("the dates of a cube are unique; merge scenes of one day first")
-    values = np.ascontiguousarray(array.values[order] if (np.diff(days) < 0).any() else array.values, dtype=np.float32)
-    observed = np.where(np.isfinite(values).all(axis=1), np.uint8(Observed.CLEAR), np.uint8(Observed.NOT_OBSERVED))
-    return values, observed, days[order], bands, grid
+    whole = array.dtype.kind in "iu"
+    if whole and (status is None or array.dtype != np.int16):
+        raise ValueError("a cube of whole numbers is int16 and comes with a status array (time, y, x) of `Observed` codes")
+    stored = array.values if whole else np.asarray(array.values, np.float32)
+    if status is None:
+        observed = np.where(np.isfinite(stored).all(axis=1), np.uint8(Observed.CLEAR), np.uint8(Observed.NOT_OBSERVED))
+    else:
+        if isinstance(status, xr.DataArray):
+            status = status.transpose("time", "y", "x").values
+        observed = np.asarray(status, np.uint8)
+        if observed.shape != (stored.shape[0], *stored.shape[2:]):
+            raise ValueError(f"status {observed.shape} does not fit the cube {stored.shape}")
+    if (np.diff(days) < 0).any():
+        stored, observed, days = stored[order], observed[order], days[order]
+    return _Input(
+        stored=np.ascontiguousarray(stored),
+        observed=np.ascontiguousarray(observed),
+        days=days,
+        bands=tuple(str(name) for name in array["band"].values),
+        grid=grid,
+        scale=float(array.attrs.get("scale_factor", 1.0)) if scale is None else scale,
+        offset=float(array.attrs.get("add_offset", 0.0)) if offset is None else offset,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Input:
+    """A `Cube`, or what an array of the caller says, in order of time."""
+
+    stored: NDArray[Any]
+    observed: NDArray[np.uint8]
+    days: NDArray[np.int32]
+    bands: tuple[str, ...]
+    grid: Grid | None
+    scale: float
+    offset: float
+
+
+def _input_of(cube: Cube) -> _Input:
+    return _Input(**{name: getattr(cube, name) for name in _Input.__dataclass_fields__})
 
 
 def detect_breaks(
     cube: Cube | xr.DataArray,
     config: BreakConfig | None = None,
     *,
+    status: xr.DataArray | NDArray[np.uint8] | None = None,
+    scale: float | None = None,
+    offset: float | None = None,
     grid: Grid | None = None,
     threads: int = 2,
     progress: Progress = no_progress,
@@ -190,9 +229,12 @@ def detect_breaks(
     """Dated changes of every pixel.
 
     Args:
-        cube: a `Cube`; or an array (time, band, y, x) with coordinates time and band, NaN = not observed, in any order
-            of time and bands, in reflectance or index units.
+        cube: a `Cube`; or an array (time, band, y, x) with coordinates time and band, in any order of time and bands:
+            float in reflectance or index units, NaN = not observed, or int16 as stored, together with `status`.
         config: the decision rule; None = defaults.
+        status: (time, y, x) `Observed` codes of an array, in its order of time; needed for int16, else NaN decides.
+        scale, offset: of an array: physical = stored * scale + offset; None = its attributes `scale_factor` and
+            `add_offset`, else 1 and 0.
         grid: of an array (a `Cube` has its own); kept in the result.
         threads: at most this many at once; the result does not depend on it.
         progress: told the fraction of rows done.
@@ -205,14 +247,11 @@ def detect_breaks(
         CoverageError: no pixel has a single clear observation.
     """
     config = config or BreakConfig()
-    if isinstance(cube, Cube):
-        values, observed, days, bands, grid = cube.values, cube.observed, cube.days, cube.bands, cube.grid
-    else:
-        values, observed, days, bands, grid = _cube_of(cube, grid)
-    require_history(days, config)
-    if not (observed == Observed.CLEAR).any():
-        raise CoverageError("satellite.nothing_clear", scenes=len(days))
-    return keep_supported(_detect(values, observed, days, bands, grid, config, threads, progress), config)
+    given = _input_of(cube) if isinstance(cube, Cube) else _cube_of(cube, status, scale, offset, grid)
+    require_history(given.days, config)
+    if not (given.observed == Observed.CLEAR).any():
+        raise CoverageError("satellite.nothing_clear", scenes=len(given.days))
+    return keep_supported(_detect(given, config, threads, progress), config)
 
 
 def detect_block(cube: Cube, config: BreakConfig, *, threads: int = 2) -> BreakMap:
@@ -221,7 +260,7 @@ def detect_block(cube: Cube, config: BreakConfig, *, threads: int = 2) -> BreakM
     A part without one clear view is undecided, not refused.
     """
     require_history(cube.days, config)
-    return _detect(cube.values, cube.observed, cube.days, cube.bands, cube.grid, config, threads, no_progress)
+    return _detect(_input_of(cube), config, threads, no_progress)
 
 
 def keep_supported(breaks: BreakMap, config: BreakConfig) -> BreakMap:
@@ -261,6 +300,7 @@ def keep_supported(breaks: BreakMap, config: BreakConfig) -> BreakMap:
         first_clear_after=layers(breaks.first_clear_after, NODATE),
         magnitude=layers(breaks.magnitude, np.nan),
         score=layers(breaks.score, np.nan),
+        pace=layers(breaks.pace, Pace.NONE),
         status=status.astype(np.uint8),
     )
 
@@ -299,28 +339,22 @@ def join_rows(parts: Sequence[BreakMap], grid: Grid) -> BreakMap:
         magnitude=join("magnitude", np.nan),
         magnitude_of=parts[0].magnitude_of,
         score=join("score", np.nan),
+        pace=join("pace", Pace.NONE),
         observations=np.concatenate([part.observations for part in parts]),
         status=np.concatenate([part.status for part in parts]),
     )
 
 
-def _detect(
-    values: NDArray[np.float32],
-    observed: NDArray[np.uint8],
-    days: NDArray[np.int32],
-    bands: tuple[str, ...],
-    grid: Grid | None,
-    config: BreakConfig,
-    threads: int,
-    progress: Progress,
-) -> BreakMap:
+def _detect(given: _Input, config: BreakConfig, threads: int, progress: Progress) -> BreakMap:
     # Bands in the order of their names: rounding must not depend on the order they came in.
+    stored, bands = given.stored, given.bands
     order = sorted(range(len(bands)), key=lambda k: bands[k])
     if order != list(range(len(bands))):
-        values, bands = np.ascontiguousarray(values[:, order]), tuple(bands[k] for k in order)
+        stored, bands = np.ascontiguousarray(stored[:, order]), tuple(bands[k] for k in order)
     rule, magnitude_of = _rule(config, bands)
+    days = given.days
     X = design_matrix(days, centre=0.5 * (int(days[0]) + int(days[-1])))
-    rows, cols = values.shape[2:]
+    rows, cols = stored.shape[2:]
     out_days = np.full((MAX_BREAKS, 3, rows, cols), NODATE, np.int32)
     out_values = np.full((MAX_BREAKS, 2, rows, cols), np.nan, np.float32)
     counts = np.zeros((rows, cols), np.int16)
@@ -330,14 +364,15 @@ def _detect(
 
     def work(start: int) -> None:
         stop = min(start + chunk, rows)
-        detect_rows(values, observed, days, X, rule, start, stop, out_days, out_values, counts, status)
+        scale, offset = np.float64(given.scale), np.float64(given.offset)
+        detect_rows(stored, scale, offset, given.observed, days, X, rule, start, stop, out_days, out_values, counts, status)
 
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
         for done, _ in enumerate(pool.map(work, starts), start=1):
             progress("satellite.stage_breaks", done / len(starts))
     used = max(1, int((out_days[:, 0] != NODATE).any(axis=(1, 2)).sum()))
     return BreakMap(
-        grid=grid,
+        grid=given.grid,
         first_day=int(days[0]),
         last_day=int(days[-1]),
         break_date=out_days[:used, 0].copy(),
@@ -346,6 +381,7 @@ def _detect(
         magnitude=out_values[:used, 0].copy(),
         magnitude_of=magnitude_of,
         score=out_values[:used, 1].copy(),
+        pace=np.where(out_days[:used, 0] != NODATE, np.uint8(Pace.ABRUPT), np.uint8(Pace.NONE)),
         observations=counts,
         status=status,
     )

@@ -29,11 +29,13 @@ class Observed(IntEnum):
 
     CLEAR = 0
     CLOUD = 1
-    """Seen, but the quality band does not call it clear (cloud, shadow, snow ...)."""
+    """Seen, but not usable: the quality band does not call it clear (cloud, shadow, snow ...), or a band is saturated."""
     NOT_OBSERVED = 2
     """The scene holds no value here (edge of the swath, nodata)."""
     FAILED_READ = 3
     """The scene should hold a value here, but its bytes cannot be read."""
+    OUTSIDE = 4
+    """Not part of the area asked for."""
 
 
 class Status(IntEnum):
@@ -77,30 +79,63 @@ class Scene:
     index: int = 0
 
 
+class Pace(IntEnum):
+    """How a change went."""
+
+    NONE = 0
+    """No change."""
+    ABRUPT = 1
+    """Between two clear views, as far as these can tell."""
+    GRADUAL = 2
+    """Over months or years: the dates are those of its middle."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cube:
-    """Observations of one block on one grid.
+    """Observations of one block on one grid, as stored: physical value = stored * scale + offset.
 
-    values: (time, band, y, x) float32, NaN wherever `observed` is not CLEAR. observed: (time, y, x) uint8 `Observed`.
-    days: (time,) int32, strictly increasing. bands: names in order. grid: of the block.
-    failed: names of the scenes whose bytes could not be read here.
+    stored: (time, band, y, x) int16 or float32; means something only where `observed` is CLEAR (there all bands are finite).
+    observed: (time, y, x) uint8 `Observed`. days: (time,) int32, strictly increasing. bands: names in order.
+    grid: of the block. scale, offset: the same for all bands and dates. failed: names of the scenes whose bytes could not
+    be read here.
     """
 
-    values: NDArray[np.float32]
+    stored: NDArray[np.int16] | NDArray[np.float32]
     observed: NDArray[np.uint8]
     days: NDArray[np.int32]
     bands: tuple[str, ...]
     grid: Grid
+    scale: float = 1.0
+    offset: float = 0.0
     failed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        times, bands, rows, cols = self.values.shape
+        times, bands, rows, cols = self.stored.shape
+        if self.stored.dtype not in (np.int16, np.float32):
+            raise ValueError(f"a cube is int16 or float32, not {self.stored.dtype}")
         if self.observed.shape != (times, rows, cols) or self.days.shape != (times,) or len(self.bands) != bands:
-            raise ValueError(f"values {self.values.shape}, observed {self.observed.shape} and bands {self.bands} do not fit")
+            raise ValueError(f"stored {self.stored.shape}, observed {self.observed.shape} and bands {self.bands} do not fit")
         if (rows, cols) != self.grid.shape:
-            raise ValueError(f"values {(rows, cols)} do not fit the grid {self.grid.shape}")
+            raise ValueError(f"stored {(rows, cols)} does not fit the grid {self.grid.shape}")
         if times > 1 and not bool((np.diff(self.days) > 0).all()):
             raise ValueError("the days of a cube increase strictly")
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """(time, band, y, x) physical values, NaN wherever `observed` is not CLEAR: a copy, for small blocks."""
+        return self._physical(self.stored, self.observed[:, None] == Observed.CLEAR)
+
+    def at(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.float32]:
+        """(time, band, n) physical values of the pixels (rows, cols), NaN wherever they are not CLEAR."""
+        return self._physical(self.stored[:, :, rows, cols], self.observed[:, None, rows, cols] == Observed.CLEAR)
+
+    def image(self, index: int) -> NDArray[np.float32]:
+        """(band, y, x) physical values of one date, NaN wherever it is not CLEAR."""
+        return self._physical(self.stored[index], self.observed[index] == Observed.CLEAR)
+
+    def _physical(self, stored: NDArray[np.int16] | NDArray[np.float32], clear: NDArray[np.bool_]) -> NDArray[np.float32]:
+        values = stored.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
+        return np.where(clear, values, np.float32(np.nan))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -113,6 +148,7 @@ class BreakMap:
     first_clear_after: (k, y, x) int32 days, first clear observation that fits the new one.
     magnitude: (k, y, x) float32, signed change of `magnitude_of` (an index or a band), NaN = no break.
     score: (k, y, x) float32, standardised size of the change over all bands (1), NaN = no break.
+    pace: (k, y, x) uint8 `Pace`, NONE = no break.
     observations: (y, x) int16 clear observations. status: (y, x) uint8 `Status`.
     """
 
@@ -125,6 +161,7 @@ class BreakMap:
     magnitude: NDArray[np.float32]
     magnitude_of: str
     score: NDArray[np.float32]
+    pace: NDArray[np.uint8]
     observations: NDArray[np.int16]
     status: NDArray[np.uint8]
 

@@ -66,7 +66,7 @@ from satellite.harmonics import design_matrix, fit_series
 from satellite.indices import band_roles
 from satellite.scenes import Stack, read_scenes
 from satellite.segment import BreakConfig, detect_block, join_rows, keep_supported, require_history
-from satellite.types import NODATE, BreakMap, ChangeEvent, Cube, Observed, Status
+from satellite.types import NODATE, BreakMap, ChangeEvent, Cube, Observed, Pace, Status
 
 PROCESS = "satellite.monitor"
 _EPOCH = date(1970, 1, 1).toordinal()
@@ -302,6 +302,7 @@ def _read_breaks(by_kind: Mapping[str, Path], stack: Stack) -> BreakMap:
         magnitude=magnitude,
         magnitude_of="",
         score=score,
+        pace=np.where(break_date != NODATE, np.uint8(Pace.ABRUPT), np.uint8(Pace.NONE)),
         observations=read_raster(by_kind["observations"]).data[0],
         status=read_raster(by_kind["status"]).data[0],
     )
@@ -454,7 +455,7 @@ class _Writer:
         before = _chip_day(cube, rows, cols, last=event.last_clear_before)
         after = _chip_day(cube, rows, cols, first=event.first_clear_after)
         bands, colours = _picture_bands(cube.bands)
-        pictures = [cube.values[index][bands] for index in (before, after)]
+        pictures = [cube.image(index)[bands] for index in (before, after)]
         limits = shared_limits(np.concatenate(pictures, axis=2))
         for kind, index, picture in (("chip_before", before, pictures[0]), ("chip_after", after, pictures[1])):
             path = self._add(f"{event.id}-{kind}.png", kind, "image/png", finding=event.id)
@@ -516,7 +517,7 @@ class _Writer:
         rows, cols = stack.grid.shape
         for row in range(0, rows, 512 * step):
             part = read_block(one_day, Window(0, row, cols, min(512 * step, rows - row)))  # type: ignore[call-arg]
-            strips.append(part.values[0][:, ::step, ::step])
+            strips.append(part.image(0)[:, ::step, ::step])
         bands, colours = _picture_bands(stack.spec.bands)
         picture = np.concatenate(strips, axis=1)[bands]
         image, _ = stretch(picture, shared_limits(picture), gamma=_GAMMA)
@@ -558,11 +559,13 @@ def _part(cube: Cube, window: Window) -> Cube:
     rows = slice(int(window.row_off), int(window.row_off + window.height))
     cols = slice(int(window.col_off), int(window.col_off + window.width))
     return Cube(
-        values=cube.values[:, :, rows, cols],
+        stored=cube.stored[:, :, rows, cols],
         observed=cube.observed[:, rows, cols],
         days=cube.days,
         bands=cube.bands,
         grid=window_grid(cube.grid, window),
+        scale=cube.scale,
+        offset=cube.offset,
         failed=cube.failed,
     )
 

@@ -51,7 +51,7 @@ def mixed_cube(share: np.ndarray, *, seed: int, index: bool = False) -> Cube:
     observed = np.where(rng.random((len(days), SIZE, SIZE)) < 0.33, np.uint8(Observed.CLOUD), np.uint8(Observed.CLEAR))
     values = np.where((observed == Observed.CLEAR)[:, None], values, np.nan).astype(np.float32)
     bands = ("NDVI",) if index else ("blue", "green", "red", "nir")
-    return Cube(values=values, observed=observed, days=days, bands=bands, grid=GRID)
+    return Cube(stored=values, observed=observed, days=days, bands=bands, grid=GRID)
 
 
 def shares_of(share: np.ndarray, *, seed: int, found: float = 0.3, index: bool = False):
@@ -134,6 +134,7 @@ def _breaks(share: np.ndarray) -> tuple[BreakMap, PixelGroup]:
             magnitude=np.where(hit, -0.5, np.nan).astype(np.float32).reshape(shape),
             magnitude_of="NDVI",
             score=np.where(hit, 20.0, np.nan).astype(np.float32).reshape(shape),
+            pace=hit.astype(np.uint8).reshape(shape),
             observations=np.full((SIZE, SIZE), 70, np.int16),
             status=np.where(hit, 2, 1).astype(np.uint8),
         ),
@@ -154,7 +155,7 @@ def test_area_is_on_the_ellipsoid_and_counts_pixels_where_shares_cannot_be_found
     assert area.standard_uncertainty is not None and 0.002 < area.standard_uncertainty / true < 0.03
     assert area.propagation == "satellite.area_propagation"
 
-    early = Cube(values=cube.values[:60], observed=cube.observed[:60], days=cube.days[:60], bands=cube.bands, grid=GRID)
+    early = Cube(stored=cube.values[:60], observed=cube.observed[:60], days=cube.days[:60], bands=cube.bands, grid=GRID)
     counted = event_area(group, polygon, breaks, GRID, early, (0, 0), share > 0.3, config)
     assert math.isclose(counted.value, ground_area(polygon, GRID.crs))
     assert counted.propagation == "satellite.area_propagation_counted"
@@ -168,7 +169,7 @@ def test_an_earlier_change_of_the_same_pixels_is_not_taken_for_the_old_state() -
     # Until day 380 the wider surroundings of the event looked otherwise, differently from pixel to pixel.
     first = np.random.default_rng(5701).uniform(0.05, 0.4, (SIZE, SIZE)).astype(np.float32)
     values[cube.days < 380] = np.where(np.isfinite(values[cube.days < 380]), first, np.nan)
-    twice = Cube(values=values, observed=cube.observed, days=cube.days, bands=cube.bands, grid=GRID)
+    twice = Cube(stored=values, observed=cube.observed, days=cube.days, bands=cube.bands, grid=GRID)
     none = np.zeros((SIZE, SIZE), bool)
     result = changed_shares(twice, share > 0.3, none, before=BREAK - 8, after=BREAK + 4, since=380, config=AreaConfig())
     assert result is not None and abs(result.total / share.sum() - 1) < 0.02

@@ -56,6 +56,7 @@ def break_map(dates: list[tuple[tuple[slice, slice], int]], *, half: int = 5, de
         magnitude=-numbers / 40,
         magnitude_of="NDVI",
         score=numbers,
+        pace=found.astype(np.uint8),
         observations=np.full((30, 30), 80, np.int16),
         status=np.where(found[0], np.uint8(Status.CHANGE), np.uint8(Status.NO_CHANGE)),
     )
@@ -153,7 +154,7 @@ def test_counted_area_error_follows_the_edge() -> None:
         days = np.arange(18000, 19500, 100, dtype=np.int32)
         values = np.full((len(days), 1, rows, cols), 0.3, np.float32)
         grid = replace(GRID, shape=(rows, cols))
-        cube = Cube(values=values, observed=np.zeros((len(days), rows, cols), np.uint8), days=days, bands=("red",), grid=grid)
+        cube = Cube(stored=values, observed=np.zeros((len(days), rows, cols), np.uint8), days=days, bands=("red",), grid=grid)
         polygon = outline(group, GRID)
         area = event_area(group, polygon, breaks, GRID, cube, (0, 0), NOTHING, config)
         assert area.propagation == "satellite.area_propagation_counted"
@@ -171,7 +172,7 @@ def seen_cube(days: list[int], clouds: dict[int, tuple[slice, slice]]) -> Cube:
     for day, part in clouds.items():
         observed[days.index(day)][part] = Observed.CLOUD
     values = np.full((len(days), 1, 30, 30), 0.3, np.float32)
-    return Cube(values=values, observed=observed, days=np.array(days, np.int32), bands=("red",), grid=GRID)
+    return Cube(stored=values, observed=observed, days=np.array(days, np.int32), bands=("red",), grid=GRID)
 
 
 def test_interval_is_what_the_clear_pixels_show() -> None:
@@ -208,7 +209,7 @@ def event() -> ChangeEvent:
     observed = np.zeros((len(days), 30, 30), np.uint8)
     observed[40:60] = Observed.CLOUD
     values[40:60] = np.nan
-    cube = Cube(values=values, observed=observed, days=days, bands=("red", "nir"), grid=GRID)
+    cube = Cube(stored=values, observed=observed, days=days, bands=("red", "nir"), grid=GRID)
     series = event_series(cube, group.rows, group.cols)
     return make_event("S-001", group, breaks, GRID, cube, (0, 0), NOTHING, series, EventConfig())
 

@@ -36,7 +36,7 @@ def cube_of(site: SimulatedCube) -> Cube:
     observed[site.quality.values == 0] = Observed.NOT_OBSERVED
     days = site.observed["time"].values.astype("datetime64[D]").astype(np.int32)
     bands = tuple(site.observed["band"].values.tolist())
-    return Cube(values=site.reflectance.values, observed=observed, days=days, bands=bands, grid=site.grid)
+    return Cube(stored=site.reflectance.values, observed=observed, days=days, bands=bands, grid=site.grid)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_blocks_join_to_the_whole(site: SimulatedCube) -> None:
     def rows(a: int, b: int) -> Cube:
         transform = site.grid.transform @ type(site.grid.transform).translation(0, a)
         grid = Grid(shape=(b - a, 40), transform=transform, crs=site.grid.crs)
-        return replace(cube, values=cube.values[:, :, a:b], observed=cube.observed[:, a:b], grid=grid)
+        return replace(cube, stored=cube.stored[:, :, a:b], observed=cube.observed[:, a:b], grid=grid)
 
     parts = [detect_block(rows(a, b), config) for a, b in ((0, 7), (7, 23), (23, 40))]
     assert same(whole, keep_supported(join_rows(parts, site.grid), config))
@@ -114,7 +114,7 @@ def test_blocks_join_to_the_whole(site: SimulatedCube) -> None:
 def test_values_of_unclear_observations_are_never_used(site: SimulatedCube) -> None:
     cube = cube_of(site)
     values = np.where((cube.observed == Observed.CLEAR)[:, None], cube.values, np.float32(7.0))
-    assert same(detect_breaks(cube), detect_breaks(replace(cube, values=values)))
+    assert same(detect_breaks(cube), detect_breaks(replace(cube, stored=values)))
 
 
 def test_unseen_pixels_have_their_reason(site: SimulatedCube) -> None:
