@@ -28,6 +28,8 @@ from app.commands import (
     Json,
     LangOption,
     Workspace,
+    alerts,
+    assess,
     cases,
     custody,
     emit,
@@ -36,6 +38,7 @@ from app.commands import (
     keys,
     packages,
     rendered,
+    scan,
     show_progress,
     text_of,
 )
@@ -90,7 +93,9 @@ app.add_typer(custody.witness_app, name="witness")
 app.add_typer(keys.key_app, name="key")
 app.add_typer(keys.trust_app, name="trust")
 app.add_typer(engines.drone_app, name="drone")
-app.add_typer(engines.satellite_app, name="satellite")
+app.add_typer(scan.satellite_app, name="satellite")  # with those of `engines`
+engines.satellite_app.add_typer(alerts.alerts_app, name="alerts")
+engines.satellite_app.add_typer(assess.assess_app, name="assess")
 app.add_typer(packages.package_app, name="package")
 
 

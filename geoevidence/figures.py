@@ -9,6 +9,7 @@ Axes object interface only; pyplot and its global state are never touched.
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ from geoevidence.types import Lang
 
 Limits = tuple[tuple[float, float], ...]
 """(low, high) of each band: what becomes black and white."""
+Legend = Sequence[tuple[tuple[int, int, int], str]]
+"""Colours (red, green, blue; 0 to 255) with their meaning, in the order shown."""
 
 DPI = 130
 _FONTS = Path(__file__).parent / "fonts"
@@ -74,8 +77,14 @@ def _plain_settings() -> Iterator[None]:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    """There whole or not at all."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+    scratch = path.with_name(f".{path.name}.tmp")
+    try:
+        figure.savefig(scratch, format="png", dpi=DPI, metadata={"Software": None})
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def shared_limits(bands: NDArray[Any], percentiles: tuple[float, float] = (0.5, 99.5)) -> Limits:
@@ -210,6 +219,7 @@ def map_picture(
     date_text: str,
     outlines: Sequence[Mapping[str, Any]] = (),
     note: str = "",
+    legend: Legend = (),
     synthetic: bool = False,
     lang: Lang = "zh",
 ) -> None:
@@ -222,7 +232,8 @@ def map_picture(
         title: what it shows.
         date_text: when it was taken, as it shall be read.
         outlines: GeoJSON polygons or lines in `grid.crs`.
-        note: a line below the picture.
+        note: a line below the picture; "\n" starts another.
+        legend: colours of the image with their meaning, below the picture.
         synthetic: mark it as demonstration data.
         lang: of the words added here.
 
@@ -238,7 +249,10 @@ def map_picture(
     height_units = rows * pixel_ratio
     scale = 6.0 / max(cols, height_units)
     wide, high = max(cols * scale, 3.4), max(height_units * scale, 1.2)
-    top, bottom, side = 0.78, 0.72 if note else 0.5, 0.12
+    side = 0.12
+    places, legend_lines = _legend_places([text for _, text in legend], wide)
+    notes = note.split("\n") if note else []
+    top, bottom = 0.78, 0.5 + 0.22 * len(notes) + 0.24 * legend_lines
     width, height = wide + 2 * side, high + top + bottom
     with _plain_settings():
         figure = Figure(figsize=(width, height), facecolor="white")
@@ -275,11 +289,33 @@ def map_picture(
         if image.shape[2] == 4 and bool((image[..., 3] == 0).any()):
             foot.append(render("core.figure_no_data", {}, lang))
         figure.text(left, (bottom - 0.1) / height, "  ·  ".join(foot), ha="left", va="top", fontproperties=_text_font(7.5))
-        if note:
-            figure.text(left, (bottom - 0.32) / height, note, ha="left", va="top", fontproperties=_text_font(7.5))
+        for line, text in enumerate(notes, start=1):
+            figure.text(left, (bottom - 0.1 - 0.22 * line) / height, text, ha="left", va="top", fontproperties=_text_font(7.5))
+        first = bottom - 0.34 - 0.22 * len(notes)
+        for (colour, text), (start, line) in zip(legend, places, strict=True):
+            middle = (first - 0.24 * line) / height
+            swatch = Rectangle(
+                ((side + start) / width, middle - 0.065 / height), 0.2 / width, 0.13 / height, transform=figure.transFigure,
+                facecolor=tuple(part / 255 for part in colour), edgecolor="#444444", linewidth=0.6,
+            )  # fmt: skip
+            figure.add_artist(swatch)
+            figure.text((side + start + 0.27) / width, middle, text, ha="left", va="center", fontproperties=_text_font(7.5))
         if synthetic:
             _synthetic_mark(figure, lang)
         _save(figure, path)
+
+
+def _legend_places(texts: Sequence[str], wide: float) -> tuple[list[tuple[float, int]], int]:
+    """(inches from the left, line) of each entry, and how many lines there are; a full-width sign counts as two."""
+    places: list[tuple[float, int]] = []
+    start, line = 0.0, 0
+    for text in texts:
+        length = 0.47 + 0.058 * sum(2 if ord(sign) > 0x2E80 else 1 for sign in text)
+        if start and start + length > wide:
+            start, line = 0.0, line + 1
+        places.append((start, line))
+        start += length
+    return places, line + 1 if texts else 0
 
 
 def _pixel_ratio(grid: Grid) -> float:
@@ -366,7 +402,11 @@ def series_plot(
     series: Mapping[str, Series],
     model: tuple[Sequence[date], Sequence[float]] | None = None,
     interval: tuple[date, date] | None = None,
+    interval_label: str = "",
     break_date: date | None = None,
+    blind: Sequence[tuple[date, date]] = (),
+    blind_label: str = "",
+    unseen: Mapping[str, Sequence[date]] | None = None,
     y_label: str,
     title: str,
     synthetic: bool = False,
@@ -378,8 +418,11 @@ def series_plot(
         path: the PNG.
         series: name -> (dates, values, clear); what is not clear is drawn faint as not used; NaN is not drawn.
         model: (dates, values) of the fitted curve; NaN breaks the line.
-        interval: last clear observation of the old state, first of the new: a shaded band.
+        interval: last clear observation of the old state, first of the new: a shaded band; interval_label: its name in the
+            legend where it is not the evidence interval.
         break_date: the date the model estimates, drawn dotted.
+        blind: periods without a clear view, hatched; blind_label: their name in the legend.
+        unseen: reason -> dates without a value for that reason, as ticks along the lower edge.
         y_label, title: words of the caller.
         synthetic: mark it as demonstration data.
         lang: of the words added here.
@@ -391,10 +434,17 @@ def series_plot(
     _font(700)
     colours = ("#1b6ca8", "#c1660b", "#2b8a3e", "#7b3fa0", "#555555", "#b5179e")
     with _plain_settings():
-        figure = Figure(figsize=(8.4, 3.9), facecolor="white")
-        axes = figure.add_axes((0.085, 0.13, 0.895, 0.66))
+        figure = Figure(figsize=(8.4, 4.3), facecolor="white")
+        axes = figure.add_axes((0.085, 0.115, 0.895, 0.63))
+        for number, (start, end) in enumerate(blind):
+            axes.axvspan(
+                _axis_day(start), _axis_day(end), facecolor="#ececec", edgecolor="#b9b9b9", hatch="////", linewidth=0,
+                label=blind_label if number == 0 else None, zorder=0,
+            )  # fmt: skip
         if interval is not None:
-            label = render("core.figure_interval", {"start": interval[0].isoformat(), "end": interval[1].isoformat()}, lang)
+            label = interval_label or render(
+                "core.figure_interval", {"start": interval[0].isoformat(), "end": interval[1].isoformat()}, lang
+            )
             axes.axvspan(_axis_day(interval[0]), _axis_day(interval[1]), color="#f2b705", alpha=0.35, linewidth=0, label=label)
             for day in interval:
                 axes.axvline(_axis_day(day), color="#b98900", linewidth=0.9)
@@ -429,7 +479,13 @@ def series_plot(
         if seen:
             low, high = min(seen), max(seen)
             margin = 0.08 * (high - low) or 0.1
-            axes.set_ylim(low - margin, high + margin)
+            axes.set_ylim(low - (2 if unseen else 1) * margin, high + margin)
+        ticks = (("|", "#7a7a7a"), ("|", "#111111"), ("x", "#c000c0"), (".", "#000000"))
+        for (sign, colour), (reason, dates) in zip(ticks, (unseen or {}).items(), strict=False):
+            axes.plot(
+                np.asarray(dates, "datetime64[D]"), np.full(len(dates), 0.025), sign, color=colour, markersize=5,
+                transform=axes.get_xaxis_transform(), label=reason, clip_on=False,
+            )  # fmt: skip
         locator = AutoDateLocator(minticks=4, maxticks=10)  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(DateFormatter("%Y-%m"))  # type: ignore[no-untyped-call]

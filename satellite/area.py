@@ -15,10 +15,15 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_erosion
 from scipy.spatial import cKDTree
 
+from satellite.medians import median_first, median_last
 from satellite.types import Cube, Observed
 
 _YEAR = 365.2425
 _BOX = np.ones((3, 3), bool)
+_TRIED = 80
+"""About so many unchanged pixels tell the error of a share."""
+_LOOKS = 20
+"""About so many dates tell whether two pixels look alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +43,10 @@ class AreaConfig:
     mixing_error: standard deviation of the departure from linear mixing, as a multiple of f (1 - f), common to all pixels (1).
     index_mixing_error: the same where the cube holds one index, which does not mix linearly (1).
     largest_share_error: standard deviation of a share beyond which the pixel says nothing (1).
+    unlike_ground: standard deviation of the share that ground of another kind beside the event, blur and shifted scenes add, common
+        to all outermost pixels of the event (1; wide simulation, docs/methods/satellite_area.md).
+    few_interior: relative standard uncertainty where fewer than `interior` interior pixels show the new state: of these some are
+        mixed themselves, which makes areas large rather than small (1; wide simulation).
     unseen_interior: relative standard uncertainty where no interior pixel shows the new state unmixed (1).
     """
 
@@ -54,6 +63,8 @@ class AreaConfig:
     mixing_error: float = 0.03
     index_mixing_error: float = 0.6
     largest_share_error: float = 0.35
+    unlike_ground: float = 0.07
+    few_interior: float = 0.12
     unseen_interior: float = 0.15
 
 
@@ -108,12 +119,16 @@ def changed_shares(
     seen = bool(is_core.any())
     if not seen:
         # A new state whose interior is nowhere to be seen: the most changed pixels stand for it.
-        moved = np.nan_to_num(_nanmedian((drift**2).sum(axis=1)))
+        moved = np.nan_to_num(median_first((drift**2).sum(axis=1)))
         order = np.flatnonzero(is_edge)[np.argsort(-moved[is_edge], kind="stable")]
         is_core = np.zeros(len(rows), bool)
         is_core[order[: max(3, len(order) // 4)]] = True
-    targets = np.flatnonzero(is_edge | is_ring | is_quiet | is_core)
-    common = _common(old, drift, place, np.flatnonzero(is_quiet), targets, config)
+    quiet_places = np.flatnonzero(is_quiet)
+    # Some of the unchanged pixels are enough to tell how they scatter.
+    tried = np.zeros(len(rows), bool)
+    tried[quiet_places[:: max(1, len(quiet_places) // _TRIED)]] = True
+    targets = np.flatnonzero(is_edge | is_ring | tried | is_core)
+    common = _common(old, drift, place, quiet_places, targets, config)
     fresh = _fresh(new, place, np.flatnonzero(is_core), targets, config, seen)
     y = drift[:, :, targets] - common
     x = fresh - old[:, :, targets] - common
@@ -143,8 +158,11 @@ def changed_shares(
         variance += float(((held * spread) ** 2 + ((1 - held) * error[good]) ** 2).sum()) + 0.3**2 * int((~good).sum())
     bend = config.mixing_error if len(cube.bands) > 1 else config.index_mixing_error
     uncertainty = np.hypot(np.sqrt(config.correlated_pixels * variance), bend * mixed)
+    uncertainty = np.hypot(uncertainty, config.unlike_ground * (inside & ~binary_erosion(inside, _BOX)).sum())
     if not seen:
         uncertainty = np.hypot(uncertainty, config.unseen_interior * total)
+    elif core.sum() < config.interior:
+        uncertainty = np.hypot(uncertainty, config.few_interior * total)
     return Shares(total=total, standard_uncertainty=float(uncertainty), dates=len(new), interior=seen)
 
 
@@ -182,18 +200,9 @@ def _states(
         if (match.any(axis=1)).sum() >= 3:
             break
     kept = match.any(axis=1)
-    old = [_nanmedian(values[first[m]]) for m in match[kept]]
+    old = [median_first(values[first[m]]) for m in match[kept]]
     shape = (0, *values.shape[1:])
     return (np.stack(old) if old else np.empty(shape)), values[second[kept]]
-
-
-def _nanmedian(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Median over the first axis, NaN where there is none, without a warning."""
-    ordered = np.sort(values, axis=0)
-    count = np.isfinite(ordered).sum(axis=0)
-    low, high = np.maximum((count - 1) // 2, 0), np.maximum(count // 2, 0)
-    high = np.minimum(high, len(values) - 1)
-    return 0.5 * (np.take_along_axis(ordered, low[None], 0)[0] + np.take_along_axis(ordered, high[None], 0)[0])
 
 
 def _common(
@@ -205,19 +214,19 @@ def _common(
     config: AreaConfig,
 ) -> NDArray[np.float64]:
     """(t, band, target) what unchanged pixels nearby and alike before did between the old and the new dates."""
-    usual = _nanmedian(np.moveaxis(old[:, :, quiet], 2, 0))
-    look = np.nan_to_num(old - usual[:, :, None]).reshape(-1, old.shape[2])
+    usual = median_last(old[:, :, quiet])
+    look = np.nan_to_num(old - usual[:, :, None])[:: max(1, len(old) // _LOOKS)].reshape(-1, old.shape[2])
     tree = cKDTree(place[quiet])
     wanted = min(len(quiet), (2 * config.reach_pixels + 1) ** 2 // 2)
     _, candidates = tree.query(place[targets], k=wanted)
-    result = np.full((*drift.shape[:2], len(targets)), np.nan)
-    for position, target in enumerate(targets):
-        others = quiet[candidates[position]]
-        others = others[others != target]
-        unlike = ((look[:, others] - look[:, [target]]) ** 2).sum(axis=0)
-        alike = others[np.argsort(unlike, kind="stable")[: config.similar]]
-        result[:, :, position] = _nanmedian(np.moveaxis(drift[:, :, alike], 2, 0))
-    return result
+    others = quiet[candidates.reshape(len(targets), -1)]
+    unlike = np.stack(
+        [((look[:, row] - look[:, [target]]) ** 2).sum(axis=0) for row, target in zip(others, targets, strict=True)]
+    )
+    # a pixel does not stand for itself
+    unlike[others == targets[:, None]] = np.inf
+    chosen = np.argsort(unlike, axis=1, kind="stable")[:, : min(config.similar, wanted - 1)]
+    return median_last(drift[:, :, np.take_along_axis(others, chosen, axis=1)])
 
 
 def _fresh(
@@ -233,15 +242,15 @@ def _fresh(
     # An interior pixel is not compared with itself or its neighbours, which err with it.
     _, candidates = tree.query(place[targets], k=min(len(core), config.interior + 9))
     candidates = candidates.reshape(len(targets), -1)
-    result = np.full((*new.shape[:2], len(targets)), np.nan)
-    for position, target in enumerate(targets):
-        chosen = core[candidates[position]]
-        far: NDArray[np.bool_] = np.abs(place[chosen] - place[target]).max(axis=1) > 1
-        if seen and target in core:
-            chosen = chosen[far] if far.any() else chosen[chosen != target]
-        if len(chosen):
-            result[:, :, position] = _nanmedian(np.moveaxis(new[:, :, chosen[: config.interior]], 2, 0))
-    return result
+    chosen = core[candidates]
+    allowed = np.ones(chosen.shape, bool)
+    if seen:
+        far = np.abs(place[chosen] - place[targets][:, None]).max(axis=2) > 1
+        far = np.where(far.any(axis=1, keepdims=True), far, chosen != targets[:, None])
+        allowed = far | ~np.isin(targets, core)[:, None]
+    order = np.argsort(~allowed, axis=1, kind="stable")[:, : config.interior]
+    chosen, allowed = np.take_along_axis(chosen, order, axis=1), np.take_along_axis(allowed, order, axis=1)
+    return median_last(np.where(allowed, new[:, :, chosen], np.nan))
 
 
 def _projected(
@@ -274,5 +283,5 @@ def _projected(
             else:
                 size, share, other = xx, xy / xx, np.zeros_like(xx)
         miss = np.sqrt((heavy * (y - np.nan_to_num(share) * x - np.nan_to_num(other) * m) ** 2).sum(axis=1))
-        kept &= miss <= 3 * _nanmedian(np.where(kept, miss, np.nan))
+        kept &= miss <= 3 * median_first(np.where(kept, miss, np.nan))
     return share, size

@@ -2,7 +2,8 @@
 
 Pixels belong together when they touch (also at corners) and their evidence intervals lie within `link_days` of each
 other. An event is a plain fact about reflectance: where, between which two clear views, how large, from which index
-values to which. It says nothing about cause.
+values to which, and how sure that is. `describe_event` is the one way from a group of pixels to an event, whoever found
+them. It says nothing about cause.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import sqlite3
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,22 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 from rasterio.features import shapes
+from rasterio.windows import Window
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from shapely.geometry import mapping, shape
 
 from geoevidence.crs import transform_geometry
+from geoevidence.errors import ConfigError
 from geoevidence.raster import Grid
 from geoevidence.types import Quantity
+from satellite.analogue import checked_interval, departure_of
 from satellite.area import AreaConfig, changed_shares
+from satellite.attribute import AttributeConfig, attribute_change
+from satellite.confidence import EventEvidence, event_confidence
 from satellite.indices import available_indices, index_values
-from satellite.types import NODATE, BreakMap, ChangeEvent, Cube, IndexChange, Observed
+from satellite.medians import median_first, median_last
+from satellite.types import NODATE, BlindPeriod, BreakMap, ChangeEvent, Cube, IndexChange, Observed, Pace
 
 WGS84 = CRS.from_epsg(4326)
 _EPOCH = date(1970, 1, 1).toordinal()
@@ -45,10 +52,16 @@ class EventConfig:
     interval_share: share of the clear pixels of the event that must be old on `last_clear_before`, and new on
         `first_clear_after` (1); below 1 so that single misdated pixels do not stretch the interval.
     seen_share: share of the event's pixels that must be clear on such a date (1).
-    registration_pixels: standard deviation of the position between scenes, px (Sentinel-2: about 0.3 px multi-temporal).
+    registration_pixels: standard deviation of the position between scenes that is assumed where it was not measured, px
+        (Sentinel-2: about 0.3 px multi-temporal).
     boundary_pixels: where pixels can only be counted whole: half-width within which the detected edge may lie inside or
-        outside the true one, px (a mixed pixel counts from about a quarter of its area on).
-    area: how the shares of edge pixels are found, see `AreaConfig`.
+        outside the true one, px (a mixed pixel counts from a tenth to a third of its area on).
+    check_days: so far around the interval of the pixels the dates are checked against unchanged ground, d (`checked_interval`).
+    check_usual: quantile of the distances of old dates that a date of the old state may have (1).
+    check_clear: times that distance from which on a date shows a new state (1). All three: tuning seeds of
+        `bench/satellite_confidence.py`.
+    blind_days: a time without a clear view of the polygon is listed from this length on, d (the plum rains: about 60).
+    area: how the shares of edge pixels are found, see `AreaConfig`. attribute: how classes are named, see `AttributeConfig`.
     """
 
     min_pixels: int = 10
@@ -56,8 +69,31 @@ class EventConfig:
     interval_share: float = 0.9
     seen_share: float = 0.5
     registration_pixels: float = 0.3
-    boundary_pixels: float = 0.25
+    boundary_pixels: float = 0.4
+    check_days: int = 120
+    check_usual: float = 0.95
+    check_clear: float = 2.0
+    blind_days: int = 60
     area: AreaConfig = field(default_factory=AreaConfig)
+    attribute: AttributeConfig = field(default_factory=AttributeConfig)
+
+    def __post_init__(self) -> None:
+        ranges: dict[str, tuple[float, float]] = {
+            "min_pixels": (1, 1e6),
+            "link_days": (0, 3650),
+            "interval_share": (0.5, 1),
+            "seen_share": (0.01, 1),
+            "registration_pixels": (0, 10),
+            "boundary_pixels": (0, 10),
+            "check_days": (0, 3650),
+            "check_usual": (0.5, 1),
+            "check_clear": (1, 100),
+            "blind_days": (1, 3650),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError("satellite.setting_out_of_range", name=name, value=value, low=low, high=high)
 
 
 def day_of(number: int) -> date:
@@ -162,65 +198,95 @@ def ground_area(geometry: Mapping[str, Any], crs: CRS) -> float:
     return abs(float(area))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """How well the scenes lie on each other.
+
+    sd_pixels: standard deviation of the position of one scene, px. dates: number of dates it was measured on, 0 = assumed.
+    """
+
+    sd_pixels: float
+    dates: int = 0
+
+
 def event_area(
     group: PixelGroup,
     polygon: Mapping[str, Any],
     breaks: BreakMap,
-    grid: Grid,
     cube: Cube,
     corner: tuple[int, int],
     taken: NDArray[np.bool_],
     config: EventConfig,
-) -> Quantity:
-    """Area that changed, on the ellipsoid, with its standard uncertainty, m2.
+    *,
+    interval: tuple[int, int],
+    registration: Registration | None = None,
+    doubtful: NDArray[np.bool_] | None = None,
+) -> tuple[Quantity, dict[str, float]]:
+    """Area that changed, on the ellipsoid, m2, with its standard uncertainty and the parts that it is made of.
 
-    a sum(f) with the cell area a and the changed share f of each pixel (`changed_shares`); registration between the
-    scenes adds a r sqrt(e / n), e = edge pixels, n = dates compared, r = registration_pixels. It differs from the area
-    inside `polygon`, whose edge follows whole pixels. Where shares cannot be found that area is stated, with the parts
-    mixed pixels a sqrt(e / 12), displacement of the whole edge a e b / sqrt(3) (b = boundary_pixels) and registration
-    a r sqrt(e); also where the shares would move the area by more than all edge pixels (b = 1 then). `corner`: (row, col)
-    of the upper left pixel of `cube` on `grid`; `taken`: (y, x) of `grid`, pixels of any event.
+    a sum(f) with the cell area a and the changed share f of each pixel (`changed_shares`): its error is `edge`. The position of
+    the scenes adds a r sqrt(e / n), e = edge pixels, n = dates compared: `registration`. Interior pixels that do not agree with
+    the event may belong to it or not: a d / sqrt(12), d = their number: `classification`. It differs from the area inside
+    `polygon`, whose edge follows whole pixels. Where shares cannot be found that area is stated, with mixed pixels a sqrt(e / 12)
+    and displacement of the whole edge a e b / sqrt(3) (b = boundary_pixels) as `edge` and a r sqrt(e) as `registration`; also
+    where the shares would move the area by more than all edge pixels (b = 1 then).
+
+    Args:
+        corner: (row, col) of the upper left pixel of `cube` on the map. taken: (y, x) of the map, pixels of any event.
+        interval: last day of the old and first of the new state. registration: None = `registration_pixels` is assumed. doubtful: (pixel,) those of the group that do not agree.
     """
-    area = ground_area(polygon, grid.crs)
+    area = ground_area(polygon, cube.grid.crs)
     cell = area / len(group.rows)
-    edge = _edge_pixels(group)
+    r = config.registration_pixels if registration is None else registration.sd_pixels
+    on_edge = _on_edge(group)
+    edge = int(on_edge.sum())
     row, col = corner
     rows, cols = cube.grid.shape
     inside = np.zeros((rows, cols), bool)
     inside[group.rows - row, group.cols - col] = True
     other = taken[row : row + rows, col : col + cols] & ~inside
-    before, after, _ = event_interval(group, breaks, cube, corner, config)
-    earlier = group.layers > 0
-    since = None
-    if earlier.mean() > 1 - config.interval_share:
-        ended = breaks.first_clear_after[group.layers[earlier] - 1, group.rows[earlier], group.cols[earlier]]
-        since = int(np.quantile(ended, config.interval_share, method="lower"))
+    before, after = interval
+    since, _ = _other_changes(group, breaks, config)
     shares = changed_shares(cube, inside, other, before=before, after=after, since=since, config=config.area)
+    unsure = 0.0 if doubtful is None else float((doubtful & ~on_edge).sum()) / math.sqrt(12)
     # Shares that move the area by more than the whole edge tell of ground around that changed alike: no edge can be drawn there.
     diffuse = shares is not None and abs(shares.total - len(group.rows)) > edge
     if shares is None or diffuse:
+        value = area
         shift = 1.0 if diffuse else config.boundary_pixels
-        parts = (math.sqrt(edge / 12), edge * shift / math.sqrt(3), math.sqrt(edge) * config.registration_pixels)
-        return Quantity(
-            value=area,
-            unit="m2",
-            standard_uncertainty=cell * math.hypot(*parts),
-            propagation="satellite.area_propagation_diffuse" if diffuse else "satellite.area_propagation_counted",
-        )
-    registered = config.registration_pixels * math.sqrt(edge / shares.dates)
-    return Quantity(
-        value=cell * shares.total,
-        unit="m2",
-        standard_uncertainty=cell * math.hypot(shares.standard_uncertainty, registered),
-        propagation="satellite.area_propagation",
-    )
+        parts = {"edge": math.hypot(math.sqrt(edge / 12), edge * shift / math.sqrt(3)), "registration": math.sqrt(edge) * r}
+        propagation = "satellite.area_propagation_diffuse" if diffuse else "satellite.area_propagation_counted"
+    else:
+        value = cell * shares.total
+        parts = {"edge": shares.standard_uncertainty, "registration": r * math.sqrt(edge / shares.dates)}
+        propagation = "satellite.area_propagation"
+    parts = {name: cell * part for name, part in {**parts, "classification": unsure}.items()}
+    total = math.hypot(*parts.values())
+    return Quantity(value=value, unit="m2", standard_uncertainty=total, propagation=propagation), parts
 
 
-def _edge_pixels(group: PixelGroup) -> int:
-    """Pixels of the group with at least one of four neighbours outside it."""
+def _other_changes(group: PixelGroup, breaks: BreakMap, config: EventConfig) -> tuple[int | None, int | None]:
+    """First day of the old and last day of the new state, where most pixels changed once more before or after; else None."""
+    share = config.interval_share
+    since = until = None
+    earlier = group.layers > 0
+    if earlier.mean() > 1 - share:
+        ended = breaks.first_clear_after[group.layers[earlier] - 1, group.rows[earlier], group.cols[earlier]]
+        since = int(np.quantile(ended, share, method="lower"))
+    depth = len(breaks.break_date)
+    following = np.minimum(group.layers + 1, depth - 1)
+    later = (group.layers + 1 < depth) & (breaks.break_date[following, group.rows, group.cols] != NODATE)
+    if later.mean() > 1 - share:
+        begun = breaks.last_clear_before[following[later], group.rows[later], group.cols[later]]
+        until = int(np.quantile(begun, 1 - share, method="higher"))
+    return since, until
+
+
+def _on_edge(group: PixelGroup) -> NDArray[np.bool_]:
+    """(pixel,) whether at least one of the four neighbours is outside the group."""
     inside = set(zip(group.rows.tolist(), group.cols.tolist(), strict=True))
     steps = ((0, 1), (0, -1), (1, 0), (-1, 0))
-    return sum(any((row + a, col + b) not in inside for a, b in steps) for row, col in inside)
+    return np.array([any((row + a, col + b) not in inside for a, b in steps) for row, col in sorted(inside)])
 
 
 def event_interval(
@@ -252,12 +318,14 @@ def event_interval(
 class EventSeries:
     """An event's pixels over time.
 
-    days: (t,) int32. clear: (t,) share of the pixels that are clear. indices: name -> (t,) median over the clear pixels,
-    NaN without any. state: (t,) uint8 `Observed` of the best-known pixel.
+    days: (t,) int32. clear: (t,) share of the pixels that are clear. counts: (t, 5) pixels by `Observed`. indices: name -> (t,)
+    median over the clear pixels, NaN without any. state: (t,) uint8 `Observed`: CLEAR where half of the pixels or more are,
+    else what most of the others are.
     """
 
     days: NDArray[np.int32]
     clear: NDArray[np.float64]
+    counts: NDArray[np.int64]
     state: NDArray[np.uint8]
     indices: Mapping[str, NDArray[np.float64]]
 
@@ -267,17 +335,13 @@ def event_series(cube: Cube, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> 
     values = cube.at(rows, cols).astype(np.float64)
     observed = cube.observed[:, rows, cols]
     clear = observed == Observed.CLEAR
-    with np.errstate(all="ignore"):
-        indices = {}
-        for name in available_indices(cube.bands):
-            per_pixel = index_values(name, values, cube.bands, axis=1)
-            indices[name] = np.array(
-                [
-                    np.median(v[c & np.isfinite(v)]) if (c & np.isfinite(v)).any() else np.nan
-                    for v, c in zip(per_pixel, clear, strict=True)
-                ]
-            )
-    return EventSeries(days=cube.days, clear=clear.mean(axis=1), state=observed.min(axis=1), indices=indices)
+    indices = {}
+    for name in available_indices(cube.bands):
+        indices[name] = median_last(index_values(name, values, cube.bands, axis=1))
+    counts = np.stack([(observed == code).sum(axis=1) for code in Observed], axis=1)
+    share = clear.mean(axis=1)
+    state = np.where(share >= 0.5, np.uint8(Observed.CLEAR), 1 + counts[:, 1:].argmax(axis=1)).astype(np.uint8)
+    return EventSeries(days=cube.days, clear=share, counts=counts, state=state, indices=indices)
 
 
 def _median_quantity(values: NDArray[np.float64]) -> Quantity:
@@ -302,36 +366,183 @@ def index_changes(series: EventSeries, before: int, after: int) -> tuple[IndexCh
         second = seen & (series.days >= after) & (series.days < after + 366)
         if not first.any() or not second.any():
             continue
-        day = np.mod(series.days, 365.2425)
-        apart = np.abs(day[first][:, None] - day[second][None, :])
-        near = np.minimum(apart, 365.2425 - apart) <= 20
-        old, new = values[first], values[second]
-        if near.any(axis=1).sum() >= 3 and near.any(axis=0).sum() >= 3:
-            old, new = old[near.any(axis=1)], new[near.any(axis=0)]
+        kept, matched = _same_seasons(series.days[first].astype(np.int64), series.days[second].astype(np.int64))
+        old, new = values[first][kept], values[second][matched]
         changes.append(IndexChange(name=name, before=_median_quantity(old), after=_median_quantity(new)))
     return tuple(changes)
 
 
-def make_event(
+def blind_periods(
+    series: EventSeries, first_day: int, last_day: int, interval: tuple[int, int], least: int
+) -> tuple[BlindPeriod, ...]:
+    """Times of more than `least` days without a date on which half of the pixels are clear, in order of time."""
+    seen = series.days[series.state == Observed.CLEAR].astype(np.int64)
+    ends = np.unique(np.concatenate([[first_day], seen, [last_day]]))
+    periods = []
+    for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        if end - start <= least:
+            continue
+        between = series.state[(series.days > start) & (series.days < end)]
+        periods.append(
+            BlindPeriod(
+                start=day_of(start),
+                end=day_of(end),
+                cloud=int((between == Observed.CLOUD).sum()),
+                not_observed=int(((between == Observed.NOT_OBSERVED) | (between == Observed.OUTSIDE)).sum()),
+                failed_read=int((between == Observed.FAILED_READ).sum()),
+                in_interval=start <= interval[1] and end >= interval[0],
+            )
+        )
+    return tuple(periods)
+
+
+def pixel_agreement(
+    group: PixelGroup, breaks: BreakMap, cube: Cube, corner: tuple[int, int], interval: tuple[int, int]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(pixel,) whose own interval overlaps the event's; whose reflectance moved the way that of the event did.
+
+    The way is the difference, over all bands, of the pixel's medians of the year after and of the year before on dates of the
+    same seasons; it agrees where its projection on the median of all pixels is positive.
+    """
+    last, first = _take(breaks.last_clear_before, group), _take(breaks.first_clear_after, group)
+    overlaps = (last <= interval[1]) & (first >= interval[0])
+    values = cube.at(group.rows - corner[0], group.cols - corner[1]).astype(np.float64)
+    days = cube.days.astype(np.int64)
+    old = np.flatnonzero((days <= interval[0]) & (days > interval[0] - 366))
+    new = np.flatnonzero((days >= interval[1]) & (days < interval[1] + 366))
+    first_kept, second_kept = _same_seasons(days[old], days[new])
+    moved_by = median_first(values[new[second_kept]]) - median_first(values[old[first_kept]])
+    known = np.isfinite(moved_by).all(axis=0)
+    if not known.any():
+        return overlaps, np.ones(len(group.rows), bool)
+    common = np.median(moved_by[:, known], axis=1)
+    along: NDArray[np.bool_] = np.nan_to_num(common @ moved_by, nan=1.0) > 0
+    return overlaps, along
+
+
+def _same_seasons(old: NDArray[np.int64], new: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which dates of either side have one of the other within 20 days of the year; all where that leaves fewer than three."""
+    apart = np.abs(np.mod(old, 365.2425)[:, None] - np.mod(new, 365.2425)[None, :])
+    near = np.minimum(apart, 365.2425 - apart) <= 20
+    first, second = near.any(axis=1), near.any(axis=0)
+    if first.sum() < 3 or second.sum() < 3:
+        return np.ones(len(old), bool), np.ones(len(new), bool)
+    return first, second
+
+
+def event_window(group: PixelGroup, shape: tuple[int, int]) -> Window:
+    """What an event is described and shown in: the group with as much again around it.
+
+    16 pixels on each side and 48 in all at least, where the map of (rows, cols) `shape` has them.
+    """
+    rows, cols = (int(group.rows.min()), int(group.rows.max())), (int(group.cols.min()), int(group.cols.max()))
+    return _window(rows, cols, shape)
+
+
+def event_window_of(event: ChangeEvent, shape: tuple[int, int]) -> Window:
+    """`event_window` of the group that an event was made of."""
+    rows, cols = [row for row, _ in event.pixels], [col for _, col in event.pixels]
+    return _window((min(rows), max(rows)), (min(cols), max(cols)), shape)
+
+
+def _window(rows: tuple[int, int], cols: tuple[int, int], shape: tuple[int, int]) -> Window:
+    def span(low: int, high: int, size: int) -> tuple[int, int]:
+        extent = high - low + 1
+        length = min(size, max(48, 2 * extent, extent + 32))
+        start = min(max(0, (low + high + 1 - length) // 2), size - length)
+        return start, length
+
+    (row, height), (col, width) = span(*rows, shape[0]), span(*cols, shape[1])
+    return Window(col, row, width, height)  # type: ignore[call-arg]
+
+
+def crop(cube: Cube, window: Window, corner: tuple[int, int] = (0, 0)) -> Cube:
+    """The part of a cube, whose upper left pixel is `corner` (row, col) of the map, that a window of the map covers."""
+    top, left = int(window.row_off) - corner[0], int(window.col_off) - corner[1]
+    rows, cols = slice(top, top + int(window.height)), slice(left, left + int(window.width))
+    if top < 0 or left < 0 or rows.stop > cube.grid.shape[0] or cols.stop > cube.grid.shape[1]:
+        raise ValueError(f"a cube of {cube.grid.shape} at {corner} does not cover {window}")
+    transform = cube.grid.transform @ type(cube.grid.transform).translation(left, top)
+    return replace(
+        cube,
+        stored=cube.stored[:, :, rows, cols],
+        observed=cube.observed[:, rows, cols],
+        grid=replace(cube.grid, shape=(int(window.height), int(window.width)), transform=transform),
+    )
+
+
+def describe_event(
     identity: str,
     group: PixelGroup,
     breaks: BreakMap,
-    grid: Grid,
     cube: Cube,
-    corner: tuple[int, int],
-    taken: NDArray[np.bool_],
-    series: EventSeries,
     config: EventConfig,
+    *,
+    taken: NDArray[np.bool_],
+    corner: tuple[int, int] = (0, 0),
+    registration: Registration | None = None,
 ) -> ChangeEvent:
-    """The event of a group.
+    """All that is known of a group of pixels, the same whatever part of the map the cube covers beyond the event's window.
 
-    `grid` is the whole map's, `cube` covers the group and its surroundings from `corner` (row, col) on, `taken` marks
-    the pixels of all groups on `grid`, `series` is that of the group's pixels.
+    Args:
+        identity: such as S-001. group: from `group_pixels` on `breaks`.
+        cube: covers `event_window(group, shape of the map)`; corner: (row, col) of its upper left pixel on the map.
+        taken: (y, x) of the map, the pixels of all groups (`group_mask`).
+        registration: as measured between the scenes; None = `EventConfig.registration_pixels` is assumed.
+
+    Raises:
+        ValueError: the cube does not cover the window, or `breaks` names no grid.
     """
+    if breaks.grid is None:
+        raise ValueError("a map of breaks without a grid has no places")
+    window = event_window(group, breaks.status.shape)
+    cube, corner = crop(cube, window, corner), (int(window.row_off), int(window.col_off))
+    rows, cols = group.rows - corner[0], group.cols - corner[1]
+    inside = np.zeros(cube.grid.shape, bool)
+    inside[rows, cols] = True
+    series = event_series(cube, rows, cols)
     before, after, middle = event_interval(group, breaks, cube, corner, config)
-    polygon = outline(group, grid)
-    seen = series.days[series.clear >= 0.5]
-    gaps = np.diff(np.concatenate([[breaks.first_day], seen, [breaks.last_day]])) if len(seen) else np.array([0])
+    since, until = _other_changes(group, breaks, config)
+    gradual = bool((_take(breaks.pace, group) == Pace.GRADUAL).mean() > 0.5)
+    top, left = corner
+    other = taken[top : top + cube.grid.shape[0], left : left + cube.grid.shape[1]] & ~inside
+    departure = departure_of(cube, inside, other, before=before, after=after, since=since, until=until)
+    if departure is not None and not gradual:
+        checked = checked_interval(departure, margin_days=config.check_days, usual=config.check_usual, clear=config.check_clear)
+        if checked is not None:
+            before, after = checked
+            middle = (before + after) // 2
+    overlaps, along = pixel_agreement(group, breaks, cube, corner, (before, after))
+    polygon = outline(group, breaks.grid)
+    area, parts = event_area(
+        group,
+        polygon,
+        breaks,
+        cube,
+        corner,
+        taken,
+        config,
+        interval=(before, after),
+        registration=registration,
+        doubtful=~(overlaps & along),
+    )
+    sides = attribute_change(cube, inside, before=before, after=after, since=since, until=until, config=config.attribute)
+    seen = series.days[series.state == Observed.CLEAR].astype(np.int64)
+    dates = _take(breaks.break_date, group).astype(np.int64)
+    low, high = np.quantile(dates, (0.1, 0.9), method="nearest")
+    evidence = EventEvidence(
+        bands=len(cube.bands),
+        score=float(np.median(_take(breaks.score, group))),
+        contrast=0.0 if departure is None else departure.contrast,
+        pixels=len(group.rows),
+        agreement=float(overlaps.mean()),
+        direction_agreement=float(along.mean()),
+        clear_before=int((seen <= before).sum()),
+        clear_after=int((seen >= after).sum()),
+        gradual=gradual,
+    )
+    confidence, basis = event_confidence(evidence)
+    gaps = np.diff(np.unique(np.concatenate([[breaks.first_day], seen, [breaks.last_day]])))
     return ChangeEvent(
         id=identity,
         polygon=polygon,
@@ -339,14 +550,29 @@ def make_event(
         last_clear_before=day_of(before),
         first_clear_after=day_of(after),
         break_date=day_of(middle),
-        area=event_area(group, polygon, breaks, grid, cube, corner, taken, config),
+        pace=Pace.GRADUAL if gradual else Pace.ABRUPT,
+        spread_days=int(high - low),
+        area=area,
+        outlined=ground_area(polygon, cube.grid.crs),
+        area_parts=parts,
+        registration_pixels=config.registration_pixels if registration is None else registration.sd_pixels,
+        registration_dates=0 if registration is None else registration.dates,
         magnitude=float(np.median(_take(breaks.magnitude, group))),
         magnitude_of=breaks.magnitude_of,
-        score=float(np.median(_take(breaks.score, group))),
-        clear_before=int((seen <= before).sum()),
-        clear_after=int((seen >= after).sum()),
-        longest_gap_days=int(gaps.max()),
+        score=evidence.score,
+        contrast=evidence.contrast,
+        confidence=confidence,
+        confidence_basis=basis,
+        agreement=evidence.agreement,
+        direction_agreement=evidence.direction_agreement,
+        clear_before=evidence.clear_before,
+        clear_after=evidence.clear_after,
+        longest_gap_days=int(gaps.max(initial=0)),
+        blind=blind_periods(series, breaks.first_day, breaks.last_day, (before, after), config.blind_days),
         indices=index_changes(series, before, after),
+        before=sides.before,
+        after=sides.after,
+        water_level=sides.water_level,
     )
 
 
@@ -357,36 +583,82 @@ _FIELDS = (
     ("last_clear_before", "DATE"),
     ("first_clear_after", "DATE"),
     ("break_date", "DATE"),
+    ("pace", "TEXT"),
+    ("spread_days", "INTEGER"),
     ("area_m2", "REAL"),
     ("area_standard_uncertainty_m2", "REAL"),
+    ("area_sd_edge_m2", "REAL"),
+    ("area_sd_registration_m2", "REAL"),
+    ("area_sd_classification_m2", "REAL"),
+    ("outlined_m2", "REAL"),
+    ("registration_px", "REAL"),
+    ("registration_dates", "INTEGER"),
+    ("cover_before", "TEXT"),
+    ("cover_after", "TEXT"),
+    ("water_share_before", "REAL"),
+    ("water_share_after", "REAL"),
+    ("water_level", "BOOLEAN"),
+    ("confidence", "REAL"),
+    ("agreement", "REAL"),
+    ("direction_agreement", "REAL"),
     ("magnitude", "REAL"),
     ("magnitude_of", "TEXT"),
     ("score", "REAL"),
+    ("contrast", "REAL"),
     ("pixels", "INTEGER"),
     ("clear_before", "INTEGER"),
     ("clear_after", "INTEGER"),
     ("longest_gap_days", "INTEGER"),
+    ("blind_periods", "TEXT"),
     ("synthetic", "BOOLEAN"),
 )
 
 
-def _properties(event: ChangeEvent, synthetic: bool) -> dict[str, Any]:
-    return {
+def event_properties(event: ChangeEvent, *, synthetic: bool) -> dict[str, Any]:
+    """The facts of an event as plain values in a fixed order: those of the GeoPackage and of GeoJSON.
+
+    `blind_periods` is the list of `start/end` dates, separated by spaces; a registration measured on 0 dates is assumed.
+    """
+    parts = event.area_parts
+
+    def share(value: float | None) -> float | None:
+        return None if value is None else round(value, 3)
+
+    values: dict[str, Any] = {
         "finding": event.id,
         "last_clear_before": event.last_clear_before.isoformat(),
         "first_clear_after": event.first_clear_after.isoformat(),
         "break_date": event.break_date.isoformat(),
+        "pace": event.pace.name.lower(),
+        "spread_days": event.spread_days,
         "area_m2": round(event.area.value, 2),
         "area_standard_uncertainty_m2": round(event.area.standard_uncertainty or 0.0, 2),
+        "area_sd_edge_m2": round(parts["edge"], 2),
+        "area_sd_registration_m2": round(parts["registration"], 2),
+        "area_sd_classification_m2": round(parts["classification"], 2),
+        "outlined_m2": round(event.outlined, 2),
+        "registration_px": round(event.registration_pixels, 3),
+        "registration_dates": event.registration_dates,
+        "cover_before": event.before.cover.value,
+        "cover_after": event.after.cover.value,
+        "water_share_before": share(event.before.water_share),
+        "water_share_after": share(event.after.water_share),
+        "water_level": event.water_level,
+        "confidence": share(event.confidence),
+        "agreement": share(event.agreement),
+        "direction_agreement": share(event.direction_agreement),
         "magnitude": round(event.magnitude, 4),
         "magnitude_of": event.magnitude_of,
         "score": round(event.score, 2),
+        "contrast": round(event.contrast, 2),
         "pixels": len(event.pixels),
         "clear_before": event.clear_before,
         "clear_after": event.clear_after,
         "longest_gap_days": event.longest_gap_days,
+        "blind_periods": " ".join(f"{period.start.isoformat()}/{period.end.isoformat()}" for period in event.blind),
         "synthetic": synthetic,
     }
+    return values
 
 
 def moved(geometry: Mapping[str, Any], source: CRS, target: CRS, *, digits: int) -> dict[str, Any]:
@@ -409,7 +681,7 @@ def events_geojson(events: Sequence[ChangeEvent], crs: CRS, *, synthetic: bool) 
         {
             "type": "Feature",
             "id": event.id,
-            "properties": _properties(event, synthetic),
+            "properties": event_properties(event, synthetic=synthetic),
             "geometry": moved(event.polygon, crs, WGS84, digits=8),
         }
         for event in events
@@ -491,7 +763,7 @@ def _gpkg_layer(
     marks = ", ".join("?" * (len(_FIELDS) + 1))
     fields = ", ".join(f'"{field}"' for field, _ in _FIELDS)
     for event, polygon in zip(events, polygons, strict=True):
-        row = _properties(event, synthetic)
+        row = event_properties(event, synthetic=synthetic)
         many = polygon if polygon.geom_type == "MultiPolygon" else shapely.MultiPolygon([polygon])
         # Header of a GeoPackage geometry: magic, version 0, flags (little endian, envelope xy), srs, envelope.
         west, south, east, north = many.bounds

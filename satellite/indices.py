@@ -32,12 +32,21 @@ DIFFERENCES: Mapping[str, tuple[str, str]] = {
     "MNDWI": ("green", "swir1"),
     "NDWI": ("green", "nir"),
     "NBR": ("nir", "swir2"),
+    "NDBI": ("swir1", "nir"),
+    "NDTI": ("red", "green"),
+    "NDRB": ("red", "blue"),
 }
 """Normalised differences (a - b) / (a + b).
 
 NDVI: Rouse et al. 1974, NASA SP-351; NDWI: McFeeters 1996, doi:10.1080/01431169608948714;
-MNDWI: Xu 2006, doi:10.1080/01431160600589179; NBR: Key and Benson 2006, USDA RMRS-GTR-164.
+MNDWI: Xu 2006, doi:10.1080/01431160600589179; NBR: Key and Benson 2006, USDA RMRS-GTR-164;
+NDBI: Zha et al. 2003, doi:10.1080/01431160304987; NDTI (turbidity): Lacaux et al. 2007, doi:10.1016/j.rse.2006.07.012;
+NDRB: slope of the visible spectrum from blue to red, steep on soil and sand (Ben-Dor et al. 1999, Soil reflectance, in Remote
+Sensing for the Earth Sciences), flat on concrete and asphalt (Herold et al. 2004, doi:10.1016/j.rse.2004.02.013).
 """
+SHOWN = ("NDVI", "MNDWI", "NDWI", "NBR")
+"""Differences that are drawn over time and compared before and after."""
+_BRIGHTNESS = ("blue", "green", "red", "nir")
 
 
 def band_role(name: str) -> str:
@@ -78,7 +87,7 @@ def available_indices(bands: Sequence[str]) -> tuple[str, ...]:
     roles = band_roles(bands)
     if len(bands) == 1:
         return (bands[0],)
-    names = [name for name, (a, b) in DIFFERENCES.items() if a in roles and b in roles]
+    names = [name for name in SHOWN if all(role in roles for role in DIFFERENCES[name])]
     if "MNDWI" in names:
         names.remove("NDWI") if "NDWI" in names else None
     if all(role in roles for role in ("blue", "red", "nir", "swir1")):
@@ -86,8 +95,22 @@ def available_indices(bands: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def surface_indices(bands: Sequence[str]) -> tuple[str, ...]:
+    """Names of all indices that these bands allow, brightness included; a cube whose only band is an index has that one."""
+    roles = band_roles(bands)
+    if len(bands) == 1:
+        return (bands[0],)
+    names = [name for name, needed in DIFFERENCES.items() if all(role in roles for role in needed)]
+    names += ["BSI"] if all(role in roles for role in ("blue", "red", "nir", "swir1")) else []
+    names += ["brightness"] if all(role in roles for role in _BRIGHTNESS) else []
+    return tuple(names)
+
+
 def index_values(name: str, values: NDArray[np.floating], bands: Sequence[str], *, axis: int = 0) -> NDArray[np.float64]:
-    """An index of `values`, whose `axis` runs over `bands`; that axis is gone from the result."""
+    """An index of `values`, whose `axis` runs over `bands`; that axis is gone from the result.
+
+    `brightness` is the mean reflectance of blue, green, red and near infrared: it alone depends on the scale.
+    """
     roles = band_roles(bands)
     if len(bands) == 1 and name == bands[0]:
         return np.take(np.asarray(values, np.float64), 0, axis=axis)
@@ -97,5 +120,7 @@ def index_values(name: str, values: NDArray[np.floating], bands: Sequence[str], 
 
     if name == "BSI":
         return bare_soil_index(band("blue"), band("red"), band("nir"), band("swir1"))
+    if name == "brightness":
+        return np.mean([np.asarray(band(role), np.float64) for role in _BRIGHTNESS], axis=0)
     a, b = DIFFERENCES[name]
     return normalised_difference(band(a), band(b))

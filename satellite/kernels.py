@@ -1,8 +1,10 @@
 """Compiled loops of break detection: one pixel's series in, its breaks out. Called by `segment` only.
 
 All kernels are in this one file because numba's disk cache notices a change of the file of a function, not of a
-function it calls elsewhere. No fast-math: the same numbers in give the same numbers out, in any thread.
-Symbols as in docs/methods/satellite.md: e whitened observations (n, B), X design (n, 8), L lower triangle packed by rows.
+function it calls elsewhere. Sums may be reordered by the compiler (`_MATH`), always in the same way on one machine:
+the same numbers in give the same numbers out, in any thread and tile.
+Symbols as in docs/methods/satellite.md: e whitened observations (B, n), X design (8, n), beta (8, B); observations run
+along the last axis, so that sums over time use the processor's vector units.
 """
 
 from __future__ import annotations
@@ -12,20 +14,28 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from satellite.types import Observed, Status
+from satellite.types import Observed, Pace, Status
 
 P = 8
 """Parameters of a segment: level, three harmonics, slope."""
-PACKED = P * (P + 1) // 2
 MAX_BREAKS = 6
-_OMEGA = 2.0 * np.pi / 365.2425
+_MATH = {"contract", "reassoc"}
+_YEAR = 365.2425
+_OMEGA = 2.0 * np.pi / _YEAR
 _CLEAR, _CLOUD, _FAILED = int(Observed.CLEAR), int(Observed.CLOUD), int(Observed.FAILED_READ)
+_OUTSIDE = int(Observed.OUTSIDE)
 _NO_CHANGE, _CHANGE, _TOO_FEW = int(Status.NO_CHANGE), int(Status.CHANGE), int(Status.TOO_FEW)
 _S_CLOUD, _S_NOT_OBSERVED, _S_FAILED = int(Status.CLOUD), int(Status.NOT_OBSERVED), int(Status.FAILED_READ)
+_S_OUTSIDE = int(Status.OUTSIDE)
+_ABRUPT, _GRADUAL = int(Pace.ABRUPT), int(Pace.GRADUAL)
+_F = np.float32
 
 
 class Rule(NamedTuple):
-    """`segment.BreakConfig` as numbers; band positions are -1 where the cube has no such band."""
+    """`segment.BreakConfig` as numbers; band positions are -1 where the cube has no such band.
+
+    water_b: -2 where the cube is NDVI alone, -3 where it is a water index alone.
+    """
 
     min_observations: int
     min_span_days: float
@@ -39,11 +49,16 @@ class Rule(NamedTuple):
     block_days: float
     min_blocks: int
     fresh_days: float
+    fresh_blocks: int
+    fresh_factor: float
+    margin: float
+    scatter: float
+    reach: float
     phase_sd_days: float
     amplitude_sd: float
     level_sd: float
     allowance: float
-    fresh_blocks: int
+    gradual_gain: float
     decisive: float
     fit: float
     water_index: float
@@ -53,11 +68,6 @@ class Rule(NamedTuple):
     water_b: int
     index_a: int
     index_b: int
-
-
-@njit(nogil=True, cache=True)
-def _middle(a, b, c):
-    return max(min(a, b), min(max(a, b), c))
 
 
 @njit(nogil=True, cache=True)
@@ -85,488 +95,783 @@ def _select(a, n, k):
     return a[k]
 
 
-@njit(nogil=True, cache=True)
-def median(a, n):
-    """Median of a[:n]; reorders a; 0 of nothing."""
-    if n == 0:
-        return 0.0
-    k = n // 2
-    upper = _select(a, n, k)
-    if n % 2 == 1:
-        return upper
-    lower = a[0]
-    for i in range(1, k):
-        lower = max(lower, a[i])
-    return 0.5 * (lower + upper)
+# Linear algebra of a segment ------------------------------------------------------------------------------------------
+
+
+@njit(nogil=True, cache=True, fastmath=_MATH)
+def dot(a, b):
+    """Sum of products of two series; contiguous, so that it runs in the processor's vector units."""
+    s = _F(0)
+    for i in range(a.shape[0]):
+        s += a[i] * b[i]
+    return s
 
 
 @njit(nogil=True, cache=True)
-def factor(A, ridge, L):
-    """Cholesky factor of A + diag(ridge), packed; returns log det."""
+def normal_matrix(X, low, high, ridge, M):
+    """M = X X' + diag(ridge) over observations low..high-1, lower triangle (8, 8)."""
+    for k in range(P):
+        for j in range(k + 1):
+            M[k, j] = dot(X[k, low:high], X[j, low:high])
+        M[k, k] += ridge[k]
+
+
+@njit(nogil=True, cache=True)
+def factor(M, size, L):
+    """Lower Cholesky factor of the leading (size, size) of M, with reciprocals on the diagonal; returns log det M."""
     log_det = 0.0
-    for i in range(P):
-        ri = i * (i + 1) // 2
-        for j in range(i + 1):
-            rj = j * (j + 1) // 2
-            s = A[ri + j]
-            if i == j:
-                s += ridge[i]
+    for i in range(size):
+        for j in range(i):
+            s = M[i, j]
             for k in range(j):
-                s -= L[ri + k] * L[rj + k]
-            if i == j:
-                L[ri + i] = np.sqrt(s)
-                log_det += np.log(s)
-            else:
-                L[ri + j] = s / L[rj + j]
+                s -= L[i, k] * L[j, k]
+            L[i, j] = s * L[j, j]
+        s = M[i, i]
+        for k in range(i):
+            s -= L[i, k] * L[i, k]
+        s = max(s, 1e-12)
+        log_det += np.log(s)
+        L[i, i] = 1.0 / np.sqrt(s)
     return log_det
 
 
 @njit(nogil=True, cache=True)
-def forward(L, b, bands, z):
-    """z = L^-1 b; returns the sum of squares of z."""
-    total = 0.0
+def products(X, e, low, high, b):
+    """b = X e' over observations low..high-1, (8, B)."""
+    for k in range(P):
+        for c in range(e.shape[0]):
+            b[k, c] = dot(X[k, low:high], e[c, low:high])
+
+
+@njit(nogil=True, cache=True)
+def solve(L, bands, b):
+    """b = (L L')^-1 b in place; L as `factor` leaves it."""
     for i in range(P):
-        ri = i * (i + 1) // 2
-        for c in range(bands):
-            z[i, c] = b[i, c]
         for k in range(i):
             for c in range(bands):
-                z[i, c] -= L[ri + k] * z[k, c]
-        d = 1.0 / L[ri + i]
+                b[i, c] -= L[i, k] * b[k, c]
         for c in range(bands):
-            z[i, c] *= d
-            total += z[i, c] * z[i, c]
-    return total
-
-
-@njit(nogil=True, cache=True)
-def backward(L, bands, z):
-    """z = L^-T z, in place."""
+            b[i, c] *= L[i, i]
     for i in range(P - 1, -1, -1):
         for k in range(i + 1, P):
-            l_ki = L[k * (k + 1) // 2 + i]
             for c in range(bands):
-                z[i, c] -= l_ki * z[k, c]
-        d = 1.0 / L[i * (i + 1) // 2 + i]
+                b[i, c] -= L[k, i] * b[k, c]
         for c in range(bands):
-            z[i, c] *= d
+            b[i, c] *= L[i, i]
+
+
+@njit(nogil=True, cache=True, fastmath=_MATH)
+def _subtract(r, e, x0, x1, x2, x3, x4, x5, x6, x7, w0, w1, w2, w3, w4, w5, w6, w7):
+    for i in range(r.shape[0]):
+        said = w0 * x0[i] + w1 * x1[i] + w2 * x2[i] + w3 * x3[i]
+        said += w4 * x4[i] + w5 * x5[i] + w6 * x6[i] + w7 * x7[i]
+        r[i] = e[i] - said
 
 
 @njit(nogil=True, cache=True)
-def robust_fit(y, X, n, bands, ridge, passes, beta, r, w, sd, A, b, L, tmp):
-    """Huber-weighted ridge fit with one weight a date for all bands; leaves beta (P, B), residuals r, scales sd.
+def residuals(X, e, low, high, beta, r):
+    """r = e - beta' X over observations low..high-1."""
+    x0, x1, x2, x3 = X[0, low:high], X[1, low:high], X[2, low:high], X[3, low:high]
+    x4, x5, x6, x7 = X[4, low:high], X[5, low:high], X[6, low:high], X[7, low:high]
+    for c in range(e.shape[0]):
+        w0, w1, w2, w3 = _F(beta[0, c]), _F(beta[1, c]), _F(beta[2, c]), _F(beta[3, c])
+        w4, w5, w6, w7 = _F(beta[4, c]), _F(beta[5, c]), _F(beta[6, c]), _F(beta[7, c])
+        _subtract(r[c, low:high], e[c, low:high], x0, x1, x2, x3, x4, x5, x6, x7, w0, w1, w2, w3, w4, w5, w6, w7)
 
-    Weight: 1 while the root mean square of r/sd over the bands is below 1.5, then 1.5 over it (Huber 1964).
+
+@njit(nogil=True, cache=True)
+def _model(X, e, low, high, ridge, M, L, beta):
+    normal_matrix(X, low, high, ridge, M)
+    factor(M, P, L)
+    products(X, e, low, high, beta)
+    solve(L, e.shape[0], beta)
+
+
+# Before the search ----------------------------------------------------------------------------------------------------
+
+
+@njit(nogil=True, cache=True)
+def _wetness(y, i, rule):
+    """(M)NDWI of one observation; of a cube of NDVI alone -2 NDVI, which is above 0 over clear water."""
+    if rule.water_b >= 0:
+        a, b = y[rule.water_a, i], y[rule.water_b, i]
+        return (a - b) / (a + b) if a + b != 0 else _F(0)
+    return _F(-2) * y[0, i] if rule.water_b == -2 else y[0, i]
+
+
+@njit(nogil=True, cache=True)
+def _keep_one_medium(y, t, n, keep, state, spell, rule):
+    """Leave out spells of water on land (or of land on water): water level, not a change. Returns how many are kept.
+
+    A spell between two others of the usual state counts as water level up to `water_run_days`, twice that where the pixel
+    has at least two such spells (a seasonal flat). One at the begin or the end is left out only where there are others,
+    and when it is not much longer than these.
     """
-    for i in range(n):
-        w[i] = 1.0
-    for step in range(passes):
-        A[:] = 0.0
-        b[:] = 0.0
-        for i in range(n):
-            position = 0
-            for k in range(P):
-                x = w[i] * X[i, k]
-                for j in range(k + 1):
-                    A[position] += x * X[i, j]
-                    position += 1
-                for c in range(bands):
-                    b[k, c] += x * y[i, c]
-        factor(A, ridge, L)
-        forward(L, b, bands, beta)
-        backward(L, bands, beta)
-        for i in range(n):
-            for c in range(bands):
-                r[i, c] = y[i, c]
-            for k in range(P):
-                x = X[i, k]
-                for c in range(bands):
-                    r[i, c] -= x * beta[k, c]
-        if step < passes - 1:
-            for c in range(bands):
-                for i in range(n):
-                    tmp[i] = abs(r[i, c])
-                sd[c] = max(1.4826 * median(tmp, n), 1e-9)
-            for i in range(n):
-                d = 0.0
-                for c in range(bands):
-                    d += (r[i, c] / sd[c]) ** 2
-                d = np.sqrt(d / bands)
-                w[i] = 1.0 if d < 1.5 else 1.5 / d
-
-
-@njit(nogil=True, cache=True)
-def _keep_one_medium(y, t, n, keep, rule):
-    """Leave out short spells of water on land (or of land on water): water level, not a change. Returns how many are kept."""
-    state = np.zeros(n, np.int8)
     water = 0
     for i in range(n):
-        a, b = y[i, rule.water_a], y[i, rule.water_b]
-        q = (a - b) / (a + b) if a + b != 0 else 0.0
+        q = _wetness(y, i, rule)
+        state[i] = 0
+        spell[i] = 0
         if q > rule.water_index:
             state[i] = 2
             water += 1
         elif q > rule.water_index - rule.water_margin:
             state[i] = 1
-    on_water = 2 * water > n
-    spell = np.zeros(n, np.int8)
-    short = 0
+    if water == 0:
+        for i in range(n):
+            keep[i] = i
+        return n
+    on_water = 4 * water > 3 * n
+    if on_water:
+        # Land that was flooded for good, long ago: dry in more than one year, then never again.
+        dry, spells, last_dry = 0, 0, 0
+        for i in range(n):
+            if state[i] == 0:
+                dry += 1
+                spells += dry == 1 or t[i] - t[last_dry] > 150.0
+                last_dry = i
+        if dry >= rule.min_observations and spells >= 2 and t[n - 1] - t[last_dry] > 2.0 * rule.water_run_days:
+            on_water = False
+    if on_water:
+        for i in range(n):
+            state[i] = 2 - state[i]
+    # A spell is a run of dates away from the usual state or partly so, with at least one that is wholly away; one date of
+    # the usual state does not end it. Closed ones get 1, open ones 2, for now.
+    closed, longest = 0, _F(0)
     i = 0
     while i < n:
-        # A spell on land is a run of wet or partly wet dates with water in it; one dry date does not end it. On water: reversed.
         j, last, true = i, i - 1, 0
         while j < n:
-            away = state[j] < 2 if on_water else state[j] > 0
-            if away:
+            if state[j] > 0:
                 last = j
-                true += state[j] == 0 if on_water else state[j] == 2
+                true += state[j] == 2
             elif last < i or j - last > 1:
                 break
             j += 1
         if true > 0:
             if i > 0 and last < n - 1:
-                if t[last + 1] - t[i - 1] <= rule.water_run_days:
-                    short += 1
-                    spell[i : last + 1] = 1
-                else:
-                    spell[i : last + 1] = 3
+                length = t[last + 1] - t[i - 1]
+                spell[i : last + 1] = 1
+                if length <= 2.0 * rule.water_run_days:
+                    closed += 1
+                    longest = max(longest, length)
             else:
-                spell[i : last + 1] = 2 if t[last] - t[i] <= rule.water_run_days else 3
+                spell[i : last + 1] = 2
         i = max(last, i) + 1
-    kept = 0
+    limit = 2.0 * rule.water_run_days if closed >= 2 else rule.water_run_days
+    open_limit = max(rule.water_run_days, 1.2 * longest) if closed > 0 else 0.0
+    kept, short = 0, 0
+    i = 0
+    while i < n:
+        kind, j = spell[i], i
+        while j < n and spell[j] == kind:
+            j += 1
+        out = False
+        if kind == 1:
+            out = t[min(j, n - 1)] - t[max(i - 1, 0)] <= limit
+        elif kind == 2:
+            out = t[j - 1] - t[i] <= open_limit
+            if not out and i > 0 and closed > 0:
+                # A flood that never ends: its first part looks like any other.
+                for k in range(i, j):
+                    if t[k] - t[i] < 0.6 * longest:
+                        spell[k] = 3
+        short += out
+        for k in range(i, j if out else i):
+            # 3: left out.
+            spell[k] = 3
+        i = j
     for i in range(n):
-        mixed = short > 0 and not on_water and state[i] == 1 and spell[i] == 0
-        if not (spell[i] == 1 or (spell[i] == 2 and short > 0) or mixed):
+        if not (spell[i] == 3 or (short > 0 and state[i] == 1 and spell[i] == 0)):
             keep[kept] = i
             kept += 1
     return kept
 
 
 @njit(nogil=True, cache=True)
-def _drop_spikes(r, n, bands, sd, limit, keep):
-    """Positions that agree with the three dates before or the three after (median per band); returns how many."""
+def _local_scale(y, t, n, d, u, v, scale, sd, inverse, floor):
+    """Short-term noise of every band: spread of what a line between the two neighbouring dates leaves unexplained.
+
+    d (B, n) keeps the departures; u, v, scale (n) are scratch; inverse = 1 / sd.
+    """
+    for i in range(1, n - 1):
+        a, b = t[i] - t[i - 1], t[i + 1] - t[i]
+        u[i] = b / (a + b)
+        v[i] = _F(1) - u[i]
+        scale[i] = _F(1) / np.sqrt(_F(1) + u[i] * u[i] + v[i] * v[i])
+    for c in range(d.shape[0]):
+        _departures(d[c, :n], y[c, :n], u, v, scale)
+        sd[c] = _robust_scale(d[c, 1 : n - 1], floor)
+        inverse[c] = _F(1.0 / sd[c])
+
+
+@njit(nogil=True, cache=True)
+def _apart(y, i, j, k, bands, inverse):
+    """Squared distances of i from j and from k and their product of differences, in noise units, a band."""
+    near, far, both = _F(0), _F(0), _F(0)
+    for c in range(bands):
+        a, b = (y[c, i] - y[c, j]) * inverse[c], (y[c, i] - y[c, k]) * inverse[c]
+        near += a * a
+        far += b * b
+        both += a * b
+    return near, far, both
+
+
+@njit(nogil=True, cache=True, fastmath=_MATH)
+def _add_squared_steps(total, y, inverse):
+    """total[i] += squared step from i - 1 to i, in noise units."""
+    for i in range(1, y.shape[0]):
+        a = (y[i] - y[i - 1]) * inverse
+        total[i] += a * a
+
+
+@njit(nogil=True, cache=True)
+def _drop_spikes(y, n, bands, inverse, limit, step, keep):
+    """Positions that do not stand out to one side against the dates before and after; returns how many.
+
+    One or two dates beside each other that differ from both neighbours in the same direction, by more than `limit` noise
+    units, are a cloud or shadow that the quality band missed. A lasting step agrees with what follows.
+    """
     kept = 0
+    bound = limit * limit * bands
+    step[:n] = _F(0)
+    for c in range(bands):
+        _add_squared_steps(step[:n], y[c, :n], inverse[c])
     for i in range(n):
-        before, after = 0.0, 0.0
+        out = False
+        if 0 < i < n - 1 and (step[i] > bound or step[i + 1] > bound):
+            near, far, both = _apart(y, i, i - 1, i + 1, bands, inverse)
+            out = near > bound and far > bound and both > 0.5 * np.sqrt(near * far)
+            if not out and near > bound and i < n - 2:
+                near, far, both = _apart(y, i, i - 1, i + 2, bands, inverse)
+                out = far > 2.25 * bound and near > 2.25 * bound and both > 0.7 * np.sqrt(near * far)
+            elif not out and i > 1 and far > bound:
+                near, far, both = _apart(y, i, i - 2, i + 1, bands, inverse)
+                out = far > 2.25 * bound and near > 2.25 * bound and both > 0.7 * np.sqrt(near * far)
+        if not out:
+            keep[kept] = i
+            kept += 1
+    return kept
+
+
+@njit(nogil=True, cache=True, fastmath=_MATH)
+def _weighted(w, a, b):
+    s = _F(0)
+    for i in range(w.shape[0]):
+        s += w[i] * a[i] * b[i]
+    return s
+
+
+@njit(nogil=True, cache=True, fastmath=_MATH)
+def _departures(out, y, u, v, scale):
+    """What a line between the two neighbours leaves of each observation, in units of one observation's noise."""
+    for i in range(1, y.shape[0] - 1):
+        out[i] = (y[i] - u[i] * y[i - 1] - v[i] * y[i + 1]) * scale[i]
+
+
+@njit(nogil=True, cache=True, fastmath=_MATH)
+def _robust_scale(d, floor):
+    n = d.shape[0]
+    s = _F(0)
+    for i in range(n):
+        s += np.sqrt(abs(d[i]))
+    # 0.82218: mean of sqrt|N(0, 1)|; outliers hardly move it.
+    first = max((s / max(n, 1) / 0.82218) ** 2, floor)
+    limit = _F(2.5 * first)
+    total, count = _F(0), _F(0)
+    for i in range(n):
+        inside = _F(1) if abs(d[i]) < limit else _F(0)
+        total += inside * abs(d[i])
+        count += inside
+    # 0.7632: mean of |N(0, 1)| below 2.5.
+    return max(total / count / 0.7632, floor) if count > 8 else first
+
+
+@njit(nogil=True, cache=True, fastmath=_MATH)
+def _noise_factor(d, n, bands, inverse, sd, floor, w, S, L):
+    """Factors of the covariance of short-term noise from the departures d: S lower (B, B), L with reciprocal diagonal.
+
+    Departures beyond 2.5 noise units (root mean square over the bands) are weighted down. Shrunk towards the diagonal.
+    """
+    total = _F(0)
+    for i in range(1, n - 1):
+        s = _F(0)
         for c in range(bands):
-            if i >= 3:
-                m = _middle(r[i - 1, c], r[i - 2, c], r[i - 3, c])
-            elif i == 2:
-                m = 0.5 * (r[0, c] + r[1, c])
-            else:
-                m = 0.0
-            before += ((r[i, c] - m) / sd[c]) ** 2
-            if i <= n - 4:
-                m = _middle(r[i + 1, c], r[i + 2, c], r[i + 3, c])
-            elif i == n - 3:
-                m = 0.5 * (r[n - 1, c] + r[n - 2, c])
-            else:
-                m = 0.0
-            after += ((r[i, c] - m) / sd[c]) ** 2
-        if i < 2:
-            before = after
-        if i > n - 3:
-            after = before
-        if min(before, after) <= limit * limit * bands:
-            keep[kept] = i
-            kept += 1
-    return kept
-
-
-@njit(nogil=True, cache=True)
-def _noise_factor(r, t, n, keep, bands, sd, floor, S, tmp):
-    """Cholesky factor of the covariance of short-term noise, from differences of neighbouring dates, into S (B, B)."""
+            s += (d[c, i] * inverse[c]) ** 2
+        s = np.sqrt(s / bands)
+        w[i] = _F(1) if s < 2.0 else (_F(2) / s) ** 2
+        total += w[i]
     for a in range(bands):
         for b in range(a + 1):
-            S[a, b] = 0.0
-    count = 0.0
-    for q in range(1, n):
-        i, j = keep[q], keep[q - 1]
-        if t[i] - t[j] > 60:
+            S[a, b] = _weighted(w[1 : n - 1], d[a, 1 : n - 1], d[b, 1 : n - 1]) / max(total, _F(1))
+        # The diagonal is the robust scale: the product sums hold what the weights left of the outliers.
+    for a in range(bands):
+        own = max(S[a, a], 1e-12)
+        shrink = min(1.0, sd[a] * sd[a] / own)
+        for b in range(bands):
+            if b < a:
+                S[a, b] *= np.sqrt(shrink)
+            elif b > a:
+                S[b, a] *= np.sqrt(shrink)
+        S[a, a] = 1.1 * own * shrink + floor * floor
+    factor(S, bands, L)
+    for a in range(bands):
+        for b in range(a):
+            S[a, b] = L[a, b]
+        S[a, a] = 1.0 / L[a, a]
+
+
+# The search -----------------------------------------------------------------------------------------------------------
+
+
+@njit(nogil=True, cache=True)
+def _gain(sums, G0, bands, G, h):
+    """Gain in -2 log evidence when level and yearly wave of every band may jump, prior sd 6, 4, 4 in units of the noise.
+
+    sums (3, 8 + B): of the three columns with the orthonormal design and with the residuals; G0 (3, 3): of their products.
+    """
+    # 1/36 for the level, 1/16 for the wave.
+    determinant = 36.0 * 16.0 * 16.0
+    for q in range(3):
+        for r in range(q + 1):
+            s = G0[q, r]
+            for k in range(P):
+                s -= sums[q, k] * sums[r, k]
+            if q == r:
+                s += 1 / 36.0 if q == 0 else 1 / 16.0
+            for j in range(r):
+                s -= G[q, j] * G[r, j]
+            if q == r:
+                s = max(s, 1e-9)
+                determinant *= s
+                G[q, q] = 1.0 / np.sqrt(s)
+            else:
+                G[q, r] = s * G[r, r]
+    gain = -bands * np.log(determinant)
+    for c in range(bands):
+        a = sums[0, P + c] * G[0, 0]
+        b = (sums[1, P + c] - G[1, 0] * a) * G[1, 1]
+        d = (sums[2, P + c] - G[2, 0] * a - G[2, 1] * b) * G[2, 2]
+        gain += a * a + b * b + d * d
+    return gain
+
+
+@njit(nogil=True, cache=True)
+def _scaled(out, x, a):
+    for i in range(out.shape[0]):
+        out[i] = a * x[i]
+
+
+@njit(nogil=True, cache=True, fastmath=_MATH)
+def _added(out, x, a):
+    for i in range(out.shape[0]):
+        out[i] += a * x[i]
+
+
+@njit(nogil=True, cache=True)
+def _orthonormal(X, e, low, high, ridge, M, L, W, Q, z, r):
+    """Q = L^-1 X and what the whole segment's model leaves of e."""
+    normal_matrix(X, low, high, ridge, M)
+    factor(M, P, L)
+    # W = L^-1 (lower triangle).
+    for j in range(P):
+        W[j, j] = L[j, j]
+        for i in range(j + 1, P):
+            s = 0.0
+            for k in range(j, i):
+                s -= L[i, k] * W[k, j]
+            W[i, j] = s * L[i, i]
+    for k in range(P):
+        own = Q[k, low:high]
+        _scaled(own, X[0, low:high], _F(W[k, 0]))
+        for j in range(1, k + 1):
+            _added(own, X[j, low:high], _F(W[k, j]))
+    products(Q, e, low, high, z)
+    residuals(Q, e, low, high, z, r)
+
+
+@njit(nogil=True, cache=True)
+def _candidates(X, e, low, high, ridge, rule, work, cuts, gains):
+    """Up to three cuts of low..high-1 with the largest gains of at least `min_gain`, best first; returns how many."""
+    M, L, W, Q, z, r, sums, G0, G, h, coarse, place = work
+    bands, n = e.shape[0], high - low
+    _orthonormal(X, e, low, high, ridge, M, L, W, Q, z, r)
+    step = 6 if n >= 100 else 4 if n >= 50 else 2
+    sums[:] = _F(0)
+    G0[:] = 0.0
+    count = 0
+    i = high
+    cut = high - rule.min_segment
+    while cut >= low + rule.min_segment:
+        while i > cut:
+            i -= 1
+            a, b = X[1, i], X[2, i]
+            for k in range(P):
+                x = Q[k, i]
+                sums[0, k] += x
+                sums[1, k] += a * x
+                sums[2, k] += b * x
+            for c in range(bands):
+                x = r[c, i]
+                sums[0, P + c] += x
+                sums[1, P + c] += a * x
+                sums[2, P + c] += b * x
+            G0[0, 0] += 1.0
+            G0[1, 0] += a
+            G0[1, 1] += a * a
+            G0[2, 0] += b
+            G0[2, 1] += a * b
+            G0[2, 2] += b * b
+        coarse[count] = _gain(sums, G0, bands, G, h)
+        place[count] = cut
+        count += 1
+        cut -= step
+    found = 0
+    for _ in range(3):
+        best, where = rule.min_gain, -1
+        for k in range(count):
+            peak = (k == 0 or coarse[k] >= coarse[k - 1]) and (k == count - 1 or coarse[k] >= coarse[k + 1])
+            if not peak or coarse[k] <= best:
+                continue
+            taken = False
+            for f in range(found):
+                taken = taken or abs(place[k] - cuts[f]) <= 2 * step
+            if not taken:
+                best, where = coarse[k], k
+        if where < 0:
+            break
+        cuts[found], gains[found] = place[where], best
+        found += 1
+    return found
+
+
+# The decision ---------------------------------------------------------------------------------------------------------
+
+
+@njit(nogil=True, cache=True, fastmath=_MATH)
+def _add_squares(total, q):
+    for i in range(q.shape[0]):
+        total[i] += q[i] * q[i]
+
+
+@njit(nogil=True, cache=True)
+def _blocks(q, t, away, low, high, origin, reach, rule, mean, size, when, start, first):
+    """Means (block, B) of the residuals q over blocks of `block_days`; when: first day of each, size: observations.
+
+    away: squared lengths of q. A residual longer than `reach` counts with that length only, so that a flood or a bloom of some weeks does not outweigh years.
+    Blocks are written from index `start` on; first: first observation of each. Returns the index after the last.
+    """
+    bands = q.shape[0]
+    far = _F(reach * reach)
+    nb = start - 1
+    until = -np.inf
+    for i in range(low, high):
+        if t[i] >= until:
+            if nb >= start:
+                for c in range(bands):
+                    mean[nb, c] /= size[nb]
+            nb += 1
+            until = origin + (np.floor((t[i] - origin) / rule.block_days) + 1.0) * rule.block_days
+            size[nb] = 0.0
+            when[nb] = t[i]
+            first[nb] = i
+            for c in range(bands):
+                mean[nb, c] = 0.0
+        size[nb] += 1.0
+        f = _F(1) if away[i] <= far else _F(reach) / np.sqrt(away[i])
+        for c in range(bands):
+            mean[nb, c] += f * q[c, i]
+    for c in range(bands):
+        mean[nb, c] /= size[nb]
+    first[nb + 1] = high
+    return nb + 1
+
+
+@njit(nogil=True, cache=True)
+def _beyond(first, last, ref_blocks, mean, when, bands, direction):
+    """How far the other side's blocks lie beyond what the reference side showed in the same season of any year.
+
+    Mean over the blocks first..last-1 of the excess over the range of the reference blocks within 35 days of the year,
+    along `direction`, as a multiple of the mean width of that range.
+    """
+    total, width, count = 0.0, 0.0, 0
+    for j in range(first, last):
+        low, high, seen = np.inf, -np.inf, 0
+        for k in range(ref_blocks):
+            apart = abs(when[j] - when[k]) % _YEAR
+            if min(apart, _YEAR - apart) > 35.0:
+                continue
+            s = 0.0
+            for c in range(bands):
+                s += mean[k, c] * direction[c]
+            low, high = min(low, s), max(high, s)
+            seen += 1
+        if seen < 2:
             continue
-        d = 0.0
+        s = 0.0
         for c in range(bands):
-            tmp[c] = r[i, c] - r[j, c]
-            d += (tmp[c] / sd[c]) ** 2
-        d = np.sqrt(d / bands / 2)
-        weight = 1.0 if d < 1.5 else (1.5 / d) ** 2
-        for a in range(bands):
-            for b in range(a + 1):
-                S[a, b] += weight * tmp[a] * tmp[b]
-        count += 1.0
-    # 0.8: what the weights leave of the variance of a normal difference; 1.1: shrinkage towards the diagonal.
-    scale = 1.0 / (2.0 * max(count, 1.0) * 0.8)
+            s += mean[j, c] * direction[c]
+        total += max(s - high, 0.0) - max(low - s, 0.0)
+        width += high - low
+        count += 1
+    return total / max(width, 1e-9) if count > 0 else -1.0
+
+
+@njit(nogil=True, cache=True)
+def _separation(X, share, first, last, ref_blocks, per_block, mean, size, begin, A, L, beta, years, rule, D, V, F, direction):
+    """Normal score of the mean D of the other side's blocks first..last-1 against what nature does there.
+
+    Covariance: scatter of the reference side's blocks; how well its model is known where the other side lies; and years
+    that are early or late, strong or weak, wet or dry, which shift all their dates alike.
+    Score: sqrt(2 D' V^-1 D) - sqrt(2 B - 1) (Fisher's approximation of chi-square).
+    """
+    bands = mean.shape[1]
+    m = last - first
+    for c in range(bands):
+        D[c] = 0.0
+    for j in range(first, last):
+        for c in range(bands):
+            D[c] += mean[j, c]
+        for i in range(begin[j], begin[j + 1]):
+            share[i] = _F(1.0 / (m * size[j]))
+    a, b = begin[first], begin[last]
+    for k in range(P):
+        F[3, k] = dot(X[k, a:b], share[a:b])
+    for c in range(bands):
+        D[c] /= m
+        F[0, c] = 0.0
+        F[1, c] = 0.0
+    for k in range(1, (P - 2) // 2 + 1):
+        x, y, w = F[3, 2 * k - 1], F[3, 2 * k], k * _OMEGA
+        for c in range(bands):
+            a, b = beta[2 * k - 1, c], beta[2 * k, c]
+            F[0, c] += rule.phase_sd_days * w * (b * x - a * y)
+            F[1, c] += rule.amplitude_sd * (a * x + b * y)
+    spread = 0.0
+    for k in range(P):
+        s = F[3, k]
+        for i in range(k):
+            s -= L[k, i] * F[3, i]
+        F[3, k] = s * L[k, k]
+        spread += F[3, k] * F[3, k]
+    forgiven = rule.allowance * rule.allowance / max(1.0, years)
+    wide = rule.scatter * ((1.0 + 9.0 / (m * m)) / m + 1.0 / ref_blocks + spread * per_block)
     for a in range(bands):
         for b in range(a + 1):
-            S[a, b] *= scale
-        S[a, a] = 1.1 * S[a, a] + floor * floor
+            level = 0.0
+            for k in range(1, P - 1):
+                level += beta[k, a] * beta[k, b]
+            s = F[0, a] * F[0, b] + F[1, a] * F[1, b] + 0.5 * rule.level_sd * rule.level_sd * level
+            V[a, b] = wide * A[a, b] + forgiven * s
+    factor(V, bands, V)
+    total = 0.0
     for a in range(bands):
-        for b in range(a + 1):
-            s = S[a, b]
-            for q in range(b):
-                s -= S[a, q] * S[b, q]
-            if a == b:
-                S[a, a] = np.sqrt(max(s, 1e-12))
-            else:
-                S[a, b] = s / S[b, b]
+        s = D[a]
+        for b in range(a):
+            s -= V[a, b] * direction[b]
+        direction[a] = s * V[a, a]
+        total += direction[a] * direction[a]
+    # direction = V^-1 D.
+    for a in range(bands - 1, -1, -1):
+        for b in range(a + 1, bands):
+            direction[a] -= V[b, a] * direction[b]
+        direction[a] *= V[a, a]
+    return np.sqrt(2.0 * total) - np.sqrt(2.0 * bands - 1.0)
 
 
 @njit(nogil=True, cache=True)
-def _segment_cost(CA, Cb, Cy, i, j, bands, ridge, log_ridge, A, b, L, z):
-    """-2 log evidence of observations i..j-1 as one harmonic segment with unit noise (constants left out)."""
-    for k in range(PACKED):
-        A[k] = CA[j, k] - CA[i, k]
-    for k in range(P):
-        for c in range(bands):
-            b[k, c] = Cb[j, k, c] - Cb[i, k, c]
-    log_det = factor(A, ridge, L)
-    explained = forward(L, b, bands, z)
-    return Cy[j] - Cy[i] - explained + bands * (log_det - log_ridge)
+def _judge(X, e, t, low, cut, high, ridge, rule, work, old, new, shift, direction):
+    """(score, reference side is first); -1 where a rule of duration or number is not met.
 
-
-@njit(nogil=True, cache=True)
-def _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, horizon, mu, mean_x, tmp):
-    """Separation of the two sides of a cut in units of the reference side's own scatter of block means.
-
-    Of the other side only the `horizon` days next to the cut are looked at. mu: their mean residual against the reference
-    model; the residuals of both sides are projected on it and averaged in blocks of `block_days`, so that neighbouring
-    dates count once. The scatter is the 80 % quantile of absolute deviations, so that a fifth of the blocks may be spoilt.
-    Returns (score, blocks of the other side).
+    Leaves the reference side's model in old (or new, where it is the later side), the residuals against it in work's q, the
+    mean difference in shift (after minus before) and V^-1 shift in direction.
     """
-    first, last = (cut, high) if reference_first else (low, cut)
-    if reference_first:
-        while t[last - 1] - t[cut] > horizon:
-            last -= 1
-    else:
-        while t[cut - 1] - t[first] > horizon:
-            first += 1
-    for c in range(bands):
-        mu[c] = 0.0
-    for i in range(first, last):
-        for c in range(bands):
-            mu[c] += e[i, c]
-        for k in range(P):
-            for c in range(bands):
-                mu[c] -= X[i, k] * beta[k, c]
-    size = 0.0
-    for c in range(bands):
-        mu[c] /= last - first
-        size += mu[c] * mu[c]
-    size = np.sqrt(size)
-    if size <= 0.0:
-        return 0.0, 0
-    for k in range(P):
-        mean_x[k] = 0.0
-        for c in range(bands):
-            mean_x[k] += beta[k, c] * mu[c]
-    other_sum, other_blocks, ref_sum, ref_blocks = 0.0, 0, 0.0, 0
-    slope, swing = 0.0, 0.0
-    for side in range(2):
-        is_reference = side == 0
-        if is_reference:
-            i, end = (low, cut) if reference_first else (cut, high)
-        else:
-            i, end = first, last
-        while i < end:
-            block = int((t[i] - t[low]) // rule.block_days)
-            s, count = 0.0, 0
-            d, f = 0.0, 0.0
-            while i < end and int((t[i] - t[low]) // rule.block_days) == block:
-                for c in range(bands):
-                    s += e[i, c] * mu[c]
-                for k in range(P):
-                    s -= X[i, k] * mean_x[k]
-                for k in range(1, (P - 2) // 2 + 1):
-                    a, b = mean_x[2 * k - 1], mean_x[2 * k]
-                    f += a * X[i, 2 * k - 1] + b * X[i, 2 * k]
-                    d += k * _OMEGA * (b * X[i, 2 * k - 1] - a * X[i, 2 * k])
-                count += 1
-                i += 1
-            s /= count * size
-            if is_reference:
-                tmp[ref_blocks] = s
-                ref_sum += s
-                ref_blocks += 1
-            else:
-                other_sum += s
-                other_blocks += 1
-                slope += d / (count * size)
-                swing += f / (count * size)
-    ref_mean = ref_sum / ref_blocks
-    for q in range(ref_blocks):
-        tmp[q] = abs(tmp[q] - ref_mean)
-    # 1.2816: 80 % quantile of |N(0, 1)|. The harmonic fit has used up about half of its freedom along one direction.
-    spread = _select(tmp, ref_blocks, int(0.8 * (ref_blocks - 1) + 0.5)) / 1.2816
-    variance = spread * spread * ref_blocks / max(ref_blocks - 4.0, 1.0)
-    variance = max(variance, 0.3) * (1.0 / other_blocks + 1.0 / ref_blocks)
-    # A season that comes early or late, high or low shifts all its dates alike: it averages out over years, not over dates.
-    years = max(1.0, (t[last - 1] - t[first]) / 365.2425)
-    slope *= rule.phase_sd_days / other_blocks
-    swing *= rule.amplitude_sd / other_blocks
-    level = 0.0
-    for k in range(1, P - 1):
-        level += 0.5 * (mean_x[k] / size) ** 2
-    forgiven = rule.allowance * np.sqrt((slope * slope + swing * swing + level * rule.level_sd**2) / years)
-    return (other_sum / other_blocks - ref_mean - forgiven) / np.sqrt(variance), other_blocks
-
-
-@njit(nogil=True, cache=True)
-def _season_score(e, X, t, low, cut, high, bands, reference_first, beta, rule, mean_e, mean_f, tmp):
-    """How far the other side's season differs in height from the reference model's, in units of its uncertainty.
-
-    The coefficient a of the residuals on the model's own seasonal curve f (all bands at once, block means): -1 is a season
-    that is gone. Its variance: the reference side's scatter along f; `allowance` times `amplitude_sd` a year is forgiven.
-    """
-    first, last = (cut, high) if reference_first else (low, cut)
-    if t[last - 1] - t[first] < 0.7 * 365.2425:
-        return -1.0
-    product, square, ref_blocks = 0.0, 0.0, 0
-    for side in range(2):
-        is_reference = side == 0
-        i, end = (low, cut) if is_reference == reference_first else (cut, high)
-        while i < end:
-            block = int((t[i] - t[low]) // rule.block_days)
-            for c in range(bands):
-                mean_e[c] = 0.0
-                mean_f[c] = 0.0
-            count = 0
-            while i < end and int((t[i] - t[low]) // rule.block_days) == block:
-                for c in range(bands):
-                    f = 0.0
-                    for k in range(1, P - 1):
-                        f += X[i, k] * beta[k, c]
-                    mean_f[c] += f
-                    mean_e[c] += e[i, c] - f - beta[0, c] - X[i, P - 1] * beta[P - 1, c]
-                count += 1
-                i += 1
-            ef, ff = 0.0, 0.0
-            for c in range(bands):
-                ef += mean_e[c] * mean_f[c] / (count * count)
-                ff += mean_f[c] * mean_f[c] / (count * count)
-            if is_reference:
-                tmp[ref_blocks] = abs(ef) / np.sqrt(max(ff, 1e-12))
-                ref_blocks += 1
-            else:
-                product += ef
-                square += ff
-    if square <= 0.0 or ref_blocks < 5:
-        return -1.0
-    spread = _select(tmp, ref_blocks, int(0.8 * (ref_blocks - 1) + 0.5)) / 1.2816
-    variance = max(spread * spread * ref_blocks / max(ref_blocks - 4.0, 1.0), 0.3) / square
-    years = max(1.0, (t[last - 1] - t[first]) / 365.2425)
-    return (abs(product / square) - rule.allowance * rule.amplitude_sd / np.sqrt(years)) / np.sqrt(variance)
-
-
-@njit(nogil=True, cache=True)
-def _judge(e, X, t, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x, mean_f, tmp):
-    """Score of a cut, or -1 where a rule of duration or number is not met. Leaves the reference model in beta."""
+    M, L, q, mean, size, when, rms, begin, A, V, F, away, share = work
+    bands = e.shape[0]
     before, after = t[cut - 1] - t[low], t[high - 1] - t[cut]
     reference_first = cut - low >= high - cut
     if max(before, after) < rule.reference_days:
         return -1.0, reference_first
     if (before if reference_first else after) < rule.reference_days:
         reference_first = not reference_first
-    i, j = (low, cut) if reference_first else (cut, high)
-    _segment_cost(CA, Cb, Cy, i, j, bands, ridge, log_ridge, A, b, L, beta)
-    backward(L, bands, beta)
-    lasting, blocks = _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, np.inf, mu, mean_x, tmp)
-    if blocks < rule.min_blocks:
+    beta = old if reference_first else new
+    a, b = (low, cut) if reference_first else (cut, high)
+    c, d = (cut, high) if reference_first else (low, cut)
+    _model(X, e, a, b, ridge, M, L, beta)
+    residuals(X, e, low, high, beta, q)
+    away[low:high] = _F(0)
+    for k in range(bands):
+        _add_squares(away[low:high], q[k, low:high])
+    for i in range(a, b):
+        rms[i - a] = away[i]
+    # Noise here from the median of chi-square (Wilson and Hilferty 1931): B (1 - 2 / 9 B)^3.
+    usual = bands * (1.0 - 2.0 / (9.0 * bands)) ** 3
+    reach = rule.reach * np.sqrt(_select(rms, b - a, (b - a) // 2) / usual)
+    nr = _blocks(q, t, away, a, b, t[low], reach, rule, mean, size, when, 0, begin)
+    if nr < 4:
         return -1.0, reference_first
+    # Scatter of the reference blocks; a block far out (three times the usual) counts less.
+    for j in range(nr):
+        s = 0.0
+        for k in range(bands):
+            s += mean[j, k] * mean[j, k]
+        size[j] = np.sqrt(s)
+        rms[j] = size[j]
+    usual = 3.0 * _select(rms, nr, nr // 2)
+    total = 0.0
+    for i in range(bands):
+        for k in range(i + 1):
+            A[i, k] = 0.0
+    for j in range(nr):
+        w = 1.0 if size[j] <= usual else (usual / size[j]) ** 2
+        total += w
+        for i in range(bands):
+            x = w * mean[j, i]
+            for k in range(i + 1):
+                A[i, k] += x * mean[j, k]
+    # The harmonic fit has used up about half of its freedom along one direction. Shrunk towards half a noise unit squared.
+    free = max(total - 4.0, 0.3 * total)
+    for i in range(bands):
+        for k in range(i + 1):
+            A[i, k] = A[i, k] * total / free
+            A[i, k] = (A[i, k] + (4.0 if i == k else 0.0)) / (total + 8.0)
+    end = _blocks(q, t, away, c, d, t[low], reach, rule, mean, size, when, nr, begin)
+    if end - nr < rule.min_blocks:
+        return -1.0, reference_first
+    years = (t[d - 1] - t[c]) / _YEAR
+    per_block = (b - a) / nr
+    best = _separation(X, share, nr, end, nr, per_block, mean, size, begin, A, L, beta, years, rule, shift, V, F, direction)
+    if best >= rule.min_score and _beyond(nr, end, nr, mean, when, bands, direction) < rule.margin:
+        best = -1.0
     # A state that fades (regrowth) is judged by its first months as well.
-    fresh, blocks = _score(e, X, t, low, cut, high, bands, reference_first, beta, rule, rule.fresh_days, mu, mean_x, tmp)
-    season = _season_score(e, X, t, low, cut, high, bands, reference_first, beta, rule, mu, mean_f, tmp)
-    return max(lasting, fresh if blocks >= rule.fresh_blocks else -1.0, season), reference_first
+    if reference_first:
+        first, last = nr, nr
+        while last < end and when[last] - t[c] <= rule.fresh_days:
+            last += 1
+    else:
+        first, last = end, end
+        while first > nr and t[d - 1] - when[first - 1] <= rule.fresh_days + rule.block_days:
+            first -= 1
+    if last - first >= rule.fresh_blocks and last - first < end - nr:
+        D, W = F[2], F[4]
+        fresh = _separation(X, share, first, last, nr, per_block, mean, size, begin, A, L, beta, 1.0, rule, D, V, F, W)
+        fresh /= rule.fresh_factor
+        if fresh > best and fresh >= rule.min_score and _beyond(first, last, nr, mean, when, bands, W) >= rule.margin:
+            best = fresh
+            for k in range(bands):
+                shift[k] = D[k]
+                direction[k] = W[k]
+    if not reference_first:
+        for k in range(bands):
+            shift[k] = -shift[k]
+            direction[k] = -direction[k]
+    return best, reference_first
+
+
+@njit(nogil=True, cache=True, fastmath=_MATH)
+def _misfit(p, t, start, width):
+    """Least squares misfit of p by a level that rises from 0 to a free height between start and start + width."""
+    hh, ph, pp = _F(0), _F(0), _F(0)
+    inverse = _F(1.0 / max(width, 1e-3))
+    begin = _F(start)
+    for i in range(p.shape[0]):
+        h = min(max((t[i] - begin) * inverse, _F(0)), _F(1))
+        hh += h * h
+        ph += p[i] * h
+        pp += p[i] * p[i]
+    return pp - ph * ph / max(hh, _F(1e-6))
 
 
 @njit(nogil=True, cache=True)
-def change_gain(CA, Cb, cut, high, bands, L, z, u, G, h):
-    """Gain in -2 log evidence when level and yearly wave may change at `cut`; the rest stays as the whole segment has it.
-
-    L, z: factor of the whole segment and L^-1 b. The three extra columns of a band are the first three of X from the cut
-    on, with prior sd 6, 4, 4 in units of the noise; G is their matrix after the other parameters are integrated out.
-    """
-    for q in range(3):
-        for i in range(P):
-            ri = i * (i + 1) // 2
-            k = q * (q + 1) // 2 + i if i <= q else ri + q
-            s = CA[high, k] - CA[cut, k]
-            for j in range(i):
-                s -= L[ri + j] * u[q, j]
-            u[q, i] = s / L[ri + i]
-    penalty = 0.0
-    for q in range(3):
-        for r in range(q + 1):
-            k = q * (q + 1) // 2 + r
-            s = CA[high, k] - CA[cut, k]
-            for i in range(P):
-                s -= u[q, i] * u[r, i]
-            if q == r:
-                inverse = 1 / 6.0**2 if q == 0 else 1 / 4.0**2
-                s += inverse
-                penalty -= np.log(inverse)
-            for j in range(r):
-                s -= G[q, j] * G[r, j]
-            if q == r:
-                penalty += np.log(s)
-                G[q, q] = np.sqrt(s)
-            else:
-                G[q, r] = s / G[r, r]
-    gain = -bands * penalty
-    for c in range(bands):
-        for q in range(3):
-            s = Cb[high, q, c] - Cb[cut, q, c]
-            for i in range(P):
-                s -= u[q, i] * z[i, c]
-            for j in range(q):
-                s -= G[q, j] * h[j]
-            h[q] = s / G[q, q]
-            gain += h[q] * h[q]
-    return gain
-
-
-@njit(nogil=True, cache=True)
-def _search(CA, Cb, Cy, low, high, bands, ridge, log_ridge, rule, A, b, L, z, u, G, h):
-    """Best cut of low..high-1, or -1 where none gains `min_gain`."""
-    _segment_cost(CA, Cb, Cy, low, high, bands, ridge, log_ridge, A, b, L, z)
-    first, last = low + rule.min_segment, high - rule.min_segment
-    step = max(1, (last - first) // 24)
-    best, position = -np.inf, -1
-    cut = first
-    while cut <= last:
-        gain = change_gain(CA, Cb, cut, high, bands, L, z, u, G, h)
-        if gain > best:
-            best, position = gain, cut
-        cut += step
-    centre = position
-    for cut in range(max(first, centre - step + 1), min(last, centre + step - 1) + 1):
-        gain = change_gain(CA, Cb, cut, high, bands, L, z, u, G, h)
-        if gain > best:
-            best, position = gain, cut
-    if best < rule.min_gain:
-        return -1
-    # Around it, two full models: they date a change of the whole seasonal shape better.
-    centre, best = position, np.inf
-    for cut in range(max(first, centre - 3), min(last, centre + 3) + 1):
-        cost = _segment_cost(CA, Cb, Cy, low, cut, bands, ridge, log_ridge, A, b, L, z)
-        cost += _segment_cost(CA, Cb, Cy, cut, high, bands, ridge, log_ridge, A, b, L, z)
-        if cost < best:
-            best, position = cost, cut
-    return position
+def _pace(q, t, low, cut, high, bands, reference_first, direction, rule, p):
+    """Whether the change went in one step or slowly: which of both fits the series along its own direction."""
+    height, count = 0.0, 0
+    first, last = low, high
+    while t[cut] - t[first] > 900.0:
+        first += 1
+    while t[last - 1] - t[cut] > 900.0:
+        last -= 1
+    for i in range(first, last):
+        s = 0.0
+        for c in range(bands):
+            s += q[c, i] * direction[c]
+        p[i] = s
+        if (i >= cut) == reference_first:
+            height += s
+            count += 1
+    height /= max(count, 1)
+    if not reference_first:
+        # The reference is the new state: turn the series so that it rises.
+        for i in range(first, last):
+            p[i] -= _F(height)
+    step = np.inf
+    for k in range(max(first + 1, cut - 3), min(last - 1, cut + 4)):
+        step = min(step, _misfit(p[first:last], t[first:last], t[k] - 1.0, 0.0))
+    slow = np.inf
+    for width in (120.0, 240.0, 480.0, 960.0):
+        for centre in (-0.3, 0.0, 0.3):
+            slow = min(slow, _misfit(p[first:last], t[first:last], t[cut] + centre * width - 0.5 * width, width))
+    free = max(last - first - 4, 1)
+    return _GRADUAL if step - slow > rule.gradual_gain * slow / free else _ABRUPT
 
 
 @njit(nogil=True, cache=True)
 def _distance(e, X, i, bands, beta):
     d = 0.0
     for c in range(bands):
-        v = e[i, c]
+        v = e[c, i]
         for k in range(P):
-            v -= X[i, k] * beta[k, c]
+            v -= X[k, i] * beta[k, c]
         d += v * v
     return d
 
 
 @njit(nogil=True, cache=True)
-def _size(e, X, low, cut, high, t, bands, reference_first, beta, S, centre, rule, seen, said):
+def _redate(e, X, low, cut, high, bands, old, new, rule):
+    """The cut near `cut` at which the two models part the observations best; single ones weigh at most 30 noise units squared."""
+    first, last = max(low + 3, cut - 12), min(high - 3, cut + 12)
+    total, best, position = 0.0, 0.0, first
+    for i in range(first, last):
+        d = _distance(e, X, i, bands, new) - _distance(e, X, i, bands, old)
+        total += max(min(d, 30.0), -30.0)
+        if total > best:
+            best, position = total, i + 1
+    return position
+
+
+@njit(nogil=True, cache=True)
+def _redate_short(q, low, cut, high, bands, reference_first, away):
+    """The cut from which on (or up to which) observations are away from the reference side's model, whatever they are like.
+
+    For a side too short for a season of its own: the cut that parts the squared distances from the model best.
+    """
+    cap = 25.0 * bands
+    first, last = max(low + 3, cut - 20), min(high - 3, cut + 20)
+    for i in range(low, high):
+        s = 0.0
+        for c in range(bands):
+            s += q[c, i] * q[c, i]
+        away[i] = min(s, cap)
+    for _ in range(4):
+        before, after = 0.0, 0.0
+        for i in range(low, cut):
+            before += away[i]
+        for i in range(cut, high):
+            after += away[i]
+        middle = 0.5 * (before / (cut - low) + after / (high - cut))
+        total, best, position = 0.0, -np.inf, cut
+        for i in range(last - 1, first - 1, -1):
+            total += away[i] - middle if reference_first else middle - away[i]
+            if total > best:
+                best, position = total, i
+        if position == cut:
+            break
+        cut = position
+    return cut
+
+
+@njit(nogil=True, cache=True)
+def _size(e, X, t, low, cut, high, bands, reference_first, beta, S, centre, rule, seen, said):
     """(change of the index, size): what the other side shows against what the reference model says, in units of the cube.
 
     Change: mean over the dates within a year of the cut, signed as after minus before. Size: root mean square over these
@@ -576,19 +881,19 @@ def _size(e, X, low, cut, high, t, bands, reference_first, beta, S, centre, rule
     edge = t[cut] if reference_first else t[cut - 1]
     for i in range(low, high):
         is_reference = (i < cut) == reference_first
-        if not is_reference and abs(t[i] - edge) > 366.0:
+        if abs(t[i] - edge) > (_YEAR * 2 if is_reference else 366.0):
             continue
         for c in range(bands):
             p = 0.0
             for k in range(P):
-                p += X[i, k] * beta[k, c]
+                p += X[k, i] * beta[k, c]
             said[c] = p
         # Back from whitened to the cube's units: y = S e + centre, from the last row so that nothing is overwritten early.
         away = 0.0
         for a in range(bands - 1, -1, -1):
             ys, yp = centre[a], centre[a]
             for c in range(a + 1):
-                ys += S[a, c] * e[i, c]
+                ys += S[a, c] * e[c, i]
                 yp += S[a, c] * said[c]
             seen[a], said[a] = ys, yp
             away += (ys - yp) ** 2
@@ -608,143 +913,154 @@ def _size(e, X, low, cut, high, t, bands, reference_first, beta, S, centre, rule
     return (total if reference_first else -total) / max(count, 1), size
 
 
+# One pixel ------------------------------------------------------------------------------------------------------------
+
+
 @njit(nogil=True, cache=True)
-def _pixel(y, t, X, n, bands, rule, work, out_days, out_values):
-    """Breaks of one series y (n, B) at days t; returns how many.
+def _pixel(y, t, X, n, bands, rule, memory, out_days, out_values):
+    """Breaks of one series y (B, n) at days t; returns how many.
 
-    out_days: (k, 3) break date, last clear before, first clear after. out_values: (k, 2) signed change, score.
+    out_days: (k, 3) break date, last clear before, first clear after. out_values: (k, 3) signed change, score, pace.
     """
-    r, w, sd, A, b, L, z, beta, tmp, keep, S, e, Xs, ts, CA, Cb, Cy, mu, mean_x, mean_f, ridge, centre, u, G, h = work
+    e, d, keep, w, sd, inverse, S, SL, centre, ridge, search, judging, old, new, shift, direction, cuts, gains, p, near = memory
     for c in range(bands):
+        s = _F(0)
         for i in range(n):
-            tmp[i] = y[i, c]
-        centre[c] = median(tmp, n)
+            s += y[c, i]
+        centre[c] = s / n
         for i in range(n):
-            y[i, c] -= centre[c]
-    for k in range(P):
-        ridge[k] = 1e-2
-    ridge[P - 1] = 1.0
-    robust_fit(y, X, n, bands, ridge, 3, beta, r, w, sd, A, b, L, tmp)
-    for c in range(bands):
-        count = 0
-        for i in range(1, n):
-            if t[i] - t[i - 1] <= 60:
-                tmp[count] = abs(r[i, c] - r[i - 1, c])
-                count += 1
-        sd[c] = max(1.4826 * median(tmp, count) / np.sqrt(2.0), rule.noise_floor)
-    m = _drop_spikes(r, n, bands, sd, rule.spike, keep)
-    _noise_factor(r, t, m, keep, bands, sd, rule.noise_floor, S, tmp)
-
-    Cy[0] = 0.0
-    for k in range(PACKED):
-        CA[0, k] = 0.0
-    for k in range(P):
-        for c in range(bands):
-            Cb[0, k, c] = 0.0
-    for q in range(m):
-        i = keep[q]
-        ts[q] = t[i]
-        square = 0.0
-        for a in range(bands):
-            s = y[i, a]
-            for c in range(a):
-                s -= S[a, c] * e[q, c]
-            e[q, a] = s / S[a, a]
-            square += e[q, a] * e[q, a]
-        Cy[q + 1] = Cy[q] + square
-        position = 0
-        for k in range(P):
-            x = X[i, k]
-            Xs[q, k] = x
-            for j in range(k + 1):
-                CA[q + 1, position] = CA[q, position] + x * X[i, j]
-                position += 1
+            y[c, i] -= _F(centre[c])
+    _local_scale(y, t, n, d, w, p, near, sd, inverse, rule.noise_floor)
+    m = _drop_spikes(y, n, bands, inverse, rule.spike, w, keep)
+    if m < n:
+        for q in range(m):
+            i = keep[q]
+            t[q] = t[i]
             for c in range(bands):
-                Cb[q + 1, k, c] = Cb[q, k, c] + x * e[q, c]
+                y[c, q] = y[c, i]
+            for k in range(P):
+                X[k, q] = X[k, i]
+        n = m
+        if n < 3 * rule.min_segment:
+            return 0
+        _local_scale(y, t, n, d, w, p, near, sd, inverse, rule.noise_floor)
+    _noise_factor(d, n, bands, inverse, sd, rule.noise_floor, w, S, SL)
+    for a in range(bands):
+        own = e[a, :n]
+        _scaled(own, y[a, :n], _F(1))
+        for c in range(a):
+            _added(own, e[c, :n], _F(-S[a, c]))
+        _scaled(own, own, _F(SL[a, a]))
     # Prior of a segment in units of the noise: level 15, yearly 8, faster harmonics 4, slope 1 a year.
     ridge[0] = 1 / 15.0**2
     ridge[1] = ridge[2] = 1 / 8.0**2
     ridge[3] = ridge[4] = ridge[5] = ridge[6] = 1 / 4.0**2
     ridge[7] = 1 / 1.0**2
-    log_ridge = 0.0
-    for k in range(P):
-        log_ridge += np.log(ridge[k])
 
     # Binary segmentation, then each cut is judged again between its final neighbours.
-    cuts = np.empty(MAX_BREAKS + 2, np.int64)
+    marks = np.empty(MAX_BREAKS + 2, np.int64)
     stack = np.empty((2 * MAX_BREAKS + 4, 2), np.int64)
-    stack[0, 0], stack[0, 1] = 0, m
+    stack[0, 0], stack[0, 1] = 0, n
     waiting, found = 1, 0
     while waiting > 0 and found < MAX_BREAKS:
         waiting -= 1
         low, high = stack[waiting, 0], stack[waiting, 1]
-        if high - low < 3 * rule.min_segment or ts[high - 1] - ts[low] < rule.reference_days:
+        if high - low < 3 * rule.min_segment or t[high - 1] - t[low] < rule.reference_days:
             continue
-        cut = _search(CA, Cb, Cy, low, high, bands, ridge, log_ridge, rule, A, b, L, z, u, G, h)
-        if cut < 0:
-            continue
-        score, _ = _judge(
-            e, Xs, ts, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x, mean_f, tmp
-        )
-        if score < rule.min_score:
-            continue
-        cuts[found] = cut
-        found += 1
-        stack[waiting, 0], stack[waiting, 1] = low, cut
-        stack[waiting + 1, 0], stack[waiting + 1, 1] = cut, high
-        waiting += 2
+        count = _candidates(X, e, low, high, ridge, rule, search, cuts, gains)
+        for k in range(count):
+            cut = cuts[k]
+            score, first = _judge(X, e, t, low, cut, high, ridge, rule, judging, old, new, shift, direction)
+            if score < rule.min_score:
+                continue
+            other_days = t[high - 1] - t[cut] if first else t[cut - 1] - t[low]
+            if other_days < 1.1 * _YEAR:
+                cut = _redate_short(judging[2], low, cut, high, bands, first, p)
+            # The models of the two sides and the cut between them, until they agree.
+            for _ in range(4 if other_days >= 1.1 * _YEAR else 0):
+                _model(X, e, low, cut, ridge, judging[0], judging[1], old)
+                _model(X, e, cut, high, ridge, judging[0], judging[1], new)
+                moved = _redate(e, X, low, cut, high, bands, old, new, rule)
+                if moved == cut:
+                    break
+                cut = moved
+            marks[found] = cut
+            stack[waiting, 0], stack[waiting, 1] = low, marks[found]
+            stack[waiting + 1, 0], stack[waiting + 1, 1] = marks[found], high
+            waiting += 2
+            found += 1
+            break
     if found == 0:
         return 0
-    ordered = np.sort(cuts[:found])
+    ordered = np.sort(marks[:found])
+    q_all = judging[2]
     written = 0
     low = 0
+    last_shift = np.zeros(bands)
+    last_pace = 0
     for q in range(found):
         cut = ordered[q]
-        high = ordered[q + 1] if q + 1 < found else m
-        score, first = _judge(
-            e, Xs, ts, CA, Cb, Cy, low, cut, high, bands, ridge, log_ridge, rule, A, b, L, beta, mu, mean_x, mean_f, tmp
-        )
+        high = ordered[q + 1] if q + 1 < found else n
+        score, first = _judge(X, e, t, low, cut, high, ridge, rule, judging, old, new, shift, direction)
         if score < rule.min_score:
             continue
-        change, size = _size(e, Xs, low, cut, high, ts, bands, first, beta, S, centre, rule, mu, mean_f)
+        beta = old if first else new
+        change, size = _size(e, X, t, low, cut, high, bands, first, beta, S, centre, rule, sd, gains)
         if size < rule.min_shift:
             continue
-        i, j = (cut, high) if first else (low, cut)
-        _segment_cost(CA, Cb, Cy, i, j, bands, ridge, log_ridge, A, b, L, z)
-        backward(L, bands, z)
+        pace = _pace(q_all, t, low, cut, high, bands, first, direction, rule, p)
+        if pace == _GRADUAL and last_pace == _ABRUPT:
+            # What follows a step slowly (regrowth, filling up) is part of that change.
+            continue
+        if pace == _GRADUAL and last_pace == _GRADUAL:
+            s = 0.0
+            for c in range(bands):
+                s += shift[c] * last_shift[c]
+            if s > 0:
+                continue
+        if first:
+            _model(X, e, cut, high, ridge, judging[0], judging[1], new)
+        else:
+            _model(X, e, low, cut, ridge, judging[0], judging[1], old)
         # Decisive: nearer to one model by `decisive`, and within the noise of it (`fit` root mean square over the bands).
-        near = rule.fit * rule.fit * bands
+        close = rule.fit * rule.fit * bands
         last_old, first_new = low, high - 1
         for i in range(cut - 1, low - 1, -1):
-            d_ref, d_other = _distance(e, Xs, i, bands, beta), _distance(e, Xs, i, bands, z)
-            old, new = (d_ref, d_other) if first else (d_other, d_ref)
-            if old + rule.decisive < new and old <= near:
+            to_old, to_new = _distance(e, X, i, bands, old), _distance(e, X, i, bands, new)
+            if to_old + rule.decisive < to_new and to_old <= close:
                 last_old = i
                 break
         for i in range(cut, high):
-            d_ref, d_other = _distance(e, Xs, i, bands, beta), _distance(e, Xs, i, bands, z)
-            old, new = (d_ref, d_other) if first else (d_other, d_ref)
-            if new + rule.decisive < old and new <= near:
+            to_old, to_new = _distance(e, X, i, bands, old), _distance(e, X, i, bands, new)
+            if to_new + rule.decisive < to_old and to_new <= close:
                 first_new = i
                 break
-        out_days[written, 0] = np.floor(0.5 * (ts[cut - 1] + ts[cut]) + 0.5)
-        out_days[written, 1] = ts[last_old]
-        out_days[written, 2] = ts[first_new]
+        # The middle of the gap; of a long one nearer to the first view of the new state, which is what an alert can know.
+        out_days[written, 0] = np.floor(max(0.5 * (t[cut - 1] + t[cut]), t[cut] - 25.0) + 0.5)
+        out_days[written, 1] = t[last_old]
+        out_days[written, 2] = t[first_new]
         out_values[written, 0] = change
         out_values[written, 1] = score
+        out_values[written, 2] = pace
         written += 1
         low = cut
+        last_pace = pace
+        for c in range(bands):
+            last_shift[c] = shift[c]
     return written
 
 
 @njit(nogil=True, cache=True)
 def _undecided(observed, times, row, col, clear):
     """Status of a pixel that was not seen often enough: the main reason."""
-    cloud, failed = 0, 0
+    cloud, failed, outside = 0, 0, 0
     for i in range(times):
         cloud += observed[i, row, col] == _CLOUD
         failed += observed[i, row, col] == _FAILED
-    missing = times - clear - cloud - failed
+        outside += observed[i, row, col] == _OUTSIDE
+    missing = times - clear - cloud - failed - outside
+    if outside == times:
+        return _S_OUTSIDE
     if failed > 0 and failed >= cloud and failed >= missing:
         return _S_FAILED
     if cloud > 0 and cloud >= missing:
@@ -755,88 +1071,123 @@ def _undecided(observed, times, row, col, clear):
 
 
 @njit(nogil=True, cache=True)
+def _workspace(times, bands):
+    blocks = times + 2
+    wide = max(bands, 8)
+    search = (
+        np.empty((P, P)),
+        np.empty((P, P)),
+        np.empty((P, P)),
+        np.empty((P, times), np.float32),
+        np.empty((P, bands)),
+        np.empty((bands, times), np.float32),
+        np.empty((3, P + bands), np.float32),
+        np.empty((3, 3)),
+        np.empty((3, 3)),
+        np.empty(3),
+        np.empty(times + 1),
+        np.empty(times + 1, np.int64),
+    )
+    judging = (
+        np.empty((P, P)),
+        np.empty((P, P)),
+        np.empty((bands, times), np.float32),
+        np.empty((blocks, bands)),
+        np.empty(blocks),
+        np.empty(blocks),
+        np.empty(blocks),
+        np.empty(blocks, np.int64),
+        np.empty((bands, bands)),
+        np.empty((bands, bands)),
+        np.empty((5, max(bands, P))),
+        np.empty(times, np.float32),
+        np.empty(times, np.float32),
+    )
+    return (
+        np.empty((bands, times), np.float32),
+        np.empty((bands, times), np.float32),
+        np.empty(times, np.int64),
+        np.empty(times, np.float32),
+        np.empty(bands),
+        np.empty(bands, np.float32),
+        np.empty((bands, bands)),
+        np.empty((bands, bands)),
+        np.empty(bands),
+        np.empty(P),
+        search,
+        judging,
+        np.empty((P, bands)),
+        np.empty((P, bands)),
+        np.empty(bands),
+        np.empty(bands),
+        np.empty(wide, np.int64),
+        np.empty(wide),
+        np.empty(times, np.float32),
+        np.empty(times, np.float32),
+    )
+
+
+@njit(nogil=True, cache=True)
 def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_last, out_days, out_values, counts, status):
     """Breaks of the pixels of rows row_first..row_last-1.
 
-    values: (time, band, y, x) int16 or float32, value = stored * scale + offset, used where `observed` (time, y, x) is CLEAR and every band is finite.
-    out_days: (k, 3, y, x) int32; out_values: (k, 2, y, x) float32; counts (y, x) int16; status (y, x) uint8: written.
+    values: (time, band, y, x) int16 or float32, value = stored * scale + offset, used where `observed` (time, y, x) is CLEAR
+    and every band is finite. X: (8, time) float32.
+    out_days: (k, 3, y, x) int32; out_values: (k, 3, y, x) float32; counts (y, x) int16; status (y, x) uint8: written.
     """
     times, bands, _, cols = values.shape
     tile = 16
-    block = np.empty((tile, times, bands), np.float32)
-    y, t, Xs = np.empty((times, bands)), np.empty(times), np.empty((times, P))
-    wide = max(times, bands)
-    work = (
-        np.empty((times, bands)),
-        np.empty(times),
-        np.empty(bands),
-        np.empty(PACKED),
-        np.empty((P, bands)),
-        np.empty(PACKED),
-        np.empty((P, bands)),
-        np.empty((P, bands)),
-        np.empty(wide),
-        np.empty(times, np.int64),
-        np.empty((bands, bands)),
-        np.empty((times, bands)),
-        np.empty((times, P)),
-        np.empty(times),
-        np.empty((times + 1, PACKED)),
-        np.empty((times + 1, P, bands)),
-        np.empty(times + 1),
-        np.empty(bands),
-        np.empty(P),
-        np.empty(bands),
-        np.empty(P),
-        np.empty(bands),
-        np.empty((3, P)),
-        np.empty((3, 3)),
-        np.empty(3),
-    )
-    keep = np.empty(times, np.int64)
-    pixel_days, pixel_values = np.empty((MAX_BREAKS, 3)), np.empty((MAX_BREAKS, 2))
+    block = np.empty((tile, bands, times), np.float32)
+    y, t, Xs = np.empty((bands, times), np.float32), np.empty(times, np.float32), np.empty((P, times), np.float32)
+    memory = _workspace(times, bands)
+    keep, state, spell = np.empty(times, np.int64), np.empty(times, np.int8), np.empty(times, np.int8)
+    place = np.empty(times, np.int64)
+    pixel_days, pixel_values = np.empty((MAX_BREAKS, 3)), np.empty((MAX_BREAKS, 3))
+    origin = days[0]
     for row in range(row_first, row_last):
         for start in range(0, cols, tile):
             width = min(tile, cols - start)
             for i in range(times):
                 for c in range(bands):
                     for k in range(width):
-                        block[k, i, c] = values[i, c, row, start + k] * scale + offset
+                        block[k, c, i] = _F(values[i, c, row, start + k] * scale + offset)
             for k in range(width):
                 col = start + k
                 n = 0
                 for i in range(times):
-                    good = observed[i, row, col] == _CLEAR
-                    for c in range(bands):
-                        good = good and np.isfinite(block[k, i, c])
-                    if good:
+                    if observed[i, row, col] == _CLEAR:
+                        good = True
                         for c in range(bands):
-                            y[n, c] = block[k, i, c]
-                        t[n] = days[i]
-                        for q in range(P):
-                            Xs[n, q] = X[i, q]
-                        n += 1
+                            good = good and np.isfinite(block[k, c, i])
+                        place[n] = i
+                        n += good
                 counts[row, col] = n
-                if n < rule.min_observations or t[n - 1] - t[0] < rule.min_span_days:
+                if n < rule.min_observations or days[place[n - 1]] - days[place[0]] < rule.min_span_days:
                     status[row, col] = _undecided(observed, times, row, col, n)
                     continue
+                for i in range(n):
+                    t[i] = days[place[i]] - origin
+                for c in range(bands):
+                    for i in range(n):
+                        y[c, i] = block[k, c, place[i]]
                 if rule.water_a >= 0:
-                    m = _keep_one_medium(y, t, n, keep, rule)
+                    m = _keep_one_medium(y, t, n, keep, state, spell, rule)
                     if m < rule.min_observations or t[keep[m - 1]] - t[keep[0]] < rule.min_span_days:
                         status[row, col] = _TOO_FEW
                         continue
-                    for q in range(m):
-                        i = keep[q]
-                        t[q] = t[i]
-                        for c in range(bands):
-                            y[q, c] = y[i, c]
-                        for c in range(P):
-                            Xs[q, c] = Xs[i, c]
-                    n = m
-                found = _pixel(y, t, Xs, n, bands, rule, work, pixel_days, pixel_values)
+                    if m < n:
+                        for i in range(m):
+                            place[i] = place[keep[i]]
+                            t[i] = t[keep[i]]
+                            for c in range(bands):
+                                y[c, i] = y[c, keep[i]]
+                        n = m
+                for q in range(P):
+                    for i in range(n):
+                        Xs[q, i] = X[q, place[i]]
+                found = _pixel(y, t, Xs, n, bands, rule, memory, pixel_days, pixel_values)
                 status[row, col] = _CHANGE if found > 0 else _NO_CHANGE
                 for q in range(found):
                     for c in range(3):
-                        out_days[q, c, row, col] = np.int32(pixel_days[q, c])
-                    for c in range(2):
+                        out_days[q, c, row, col] = np.int32(pixel_days[q, c]) + origin
                         out_values[q, c, row, col] = pixel_values[q, c]

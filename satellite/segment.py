@@ -27,59 +27,70 @@ from satellite.indices import band_roles
 from satellite.kernels import MAX_BREAKS, Rule, detect_rows
 from satellite.types import NODATE, BreakMap, Cube, Observed, Pace, Status
 
-# Score above which a stable pixel of the simulated test sites shows a break this often a year (docs/methods/satellite.md).
-_RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
-_SCORES = (6.0, 8.5, 11.0, 13.0, 16.0, 20.0)
+# Score above which a stable pixel of simulated tiles shows a break this often a year (docs/methods/satellite.md). Below the last: not known.
+_RATES = (0.02, 0.01, 0.005, 0.0015, 0.0005, 0.0002, 0.0001)
+_SCORES = (2.5, 3.6, 4.5, 6.0, 8.0, 10.0, 12.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakConfig:
-    """How breaks are found. Defaults were set on simulated sites (docs/methods/satellite.md).
+    """How breaks are found. Defaults were set on the tuning seeds of two simulators (docs/methods/satellite.md).
 
-    false_alarm_rate: false breaks per stable pixel and year that are accepted, 0.0001 to 0.03; smaller misses more partial changes.
+    false_alarm_rate: false breaks per stable pixel and year that are accepted, 0.0001 to 0.02; smaller misses more partial changes.
     min_observations: clear observations of a pixel below which nothing is decided.
     min_history_days: length of the whole period below which no seasonal model is made, d.
-    min_segment: clear observations that a state must have to count; more delays fresh changes.
+    min_segment: clear observations that a state must have to be looked for; more delays fresh changes.
     reference_days: shortest time, d, that the longer of the two states must have been seen.
-    weak_share: a pixel is also taken at this share of the score when two neighbours changed with it (1 = never).
+    weak_share: a pixel is also taken at this share of the score when two neighbours changed with it (1 = never: pixels alone).
     link_days: intervals of neighbours at most this far apart belong to one change, d.
-    min_gain: least gain in -2 log evidence (natural units); guards against season-shaped misfits.
-    min_shift: least change in the first year, root mean square over dates and bands, reflectance; below it live wet and dry years.
+    min_gain: least gain in -2 log evidence (natural units) for a cut to be judged; larger is quicker and misses faint changes.
+    min_shift: least change in the first year, root mean square over dates and bands, reflectance.
     min_index_shift: the same for a cube of one index.
     block_days: length of the means that count as one independent look, d; longer is stricter with slow anomalies.
     min_blocks: independent looks that the shorter state must have.
     fresh_days: a state that fades (regrowth) is also judged by this much of it next to the break, d; shorter sees briefer bare phases.
-    fresh_blocks: independent looks that this part must have.
+    fresh_blocks: independent looks that this part must have. fresh_factor: its score is divided by this (1).
+    scatter: factor on the variance of the reference state's block means, for what lasts longer than a block (1); larger is stricter.
+    index_scatter: the same for a cube of one index, where nothing but size tells a change from weather.
+    reach: distance from the model, in the reference state's own noise, beyond which an observation counts no more (1).
+    margin: mean excess beyond what the same season of other years showed, as a share of that range (1), below which a cut is refused.
     phase_sd_days: standard deviation of the season's yearly shift, d; larger forgives early and late seasons.
     amplitude_sd: standard deviation of the season's yearly relative height (1); larger forgives strong and weak seasons.
     level_sd: standard deviation of the yearly level, relative to the root mean square of the season (1); forgives wet and dry years.
-    allowance: how many of these standard deviations are forgiven (1).
+    allowance: factor on these three (1).
+    gradual_gain: how much better a slow rise must fit than a step, in units of the residual variance, to be called gradual (1).
     spike: distance in noise units, root mean square over bands, from both neighbours beyond which one date is left out.
     noise_floor: smallest noise assumed, in units of the cube.
     decisive: difference in squared distance (noise units) that makes one observation decide between old and new state.
     fit: distance from a state's model in noise units, root mean square over bands, within which one observation shows that state.
     water_index: (M)NDWI above which an observation counts as water. water_margin: below it by this much counts as partly flooded.
-    water_run_days: a water spell on land (or the reverse) up to this long is water level, not a change, d.
+    water_run_days: a water spell on land (or the reverse) up to this long is water level, not a change, d; twice that where spells recur.
     """
 
-    false_alarm_rate: float = 0.003
+    false_alarm_rate: float = 0.0015
     min_observations: int = 18
     min_history_days: int = 730
-    min_segment: int = 5
+    min_segment: int = 4
     reference_days: int = 330
     weak_share: float = 0.6
     link_days: int = 45
-    min_gain: float = 50.0
-    min_shift: float = 0.016
-    min_index_shift: float = 0.1
+    min_gain: float = 70.0
+    min_shift: float = 0.006
+    min_index_shift: float = 0.03
     block_days: int = 30
     min_blocks: int = 2
     fresh_days: int = 110
     fresh_blocks: int = 3
+    fresh_factor: float = 2.0
+    scatter: float = 1.5
+    index_scatter: float = 3.0
+    reach: float = 9.0
+    margin: float = 0.3
     phase_sd_days: float = 10.0
     amplitude_sd: float = 0.1
     level_sd: float = 0.15
-    allowance: float = 3.0
+    allowance: float = 0.6
+    gradual_gain: float = 40.0
     spike: float = 4.0
     noise_floor: float = 0.001
     decisive: float = 6.0
@@ -107,6 +118,12 @@ class BreakConfig:
             "level_sd": (0, 10),
             "allowance": (0, 100),
             "fresh_blocks": (1, 100),
+            "fresh_factor": (1, 10),
+            "scatter": (0.1, 100),
+            "index_scatter": (0.1, 100),
+            "reach": (1, 1e6),
+            "margin": (0, 100),
+            "gradual_gain": (0, 1e6),
             "spike": (1, 1e6),
             "noise_floor": (1e-9, 1e6),
             "link_days": (0, 3650),
@@ -130,7 +147,11 @@ class BreakConfig:
 def _rule(config: BreakConfig, bands: tuple[str, ...]) -> tuple[Rule, str]:
     roles = band_roles(bands)
     green, wet = roles.get("green", -1), roles.get("swir1", roles.get("nir", -1))
-    has_water = green >= 0 and wet >= 0
+    water = (green, wet) if green >= 0 and wet >= 0 else (-1, -1)
+    if len(bands) == 1:
+        # A cube of one index: NDVI is low over water, the water indices are high.
+        name = bands[0].lower()
+        water = (0, -2) if name == "ndvi" else (0, -3) if name in ("ndwi", "mndwi") else (-1, -1)
     has_ndvi = "nir" in roles and "red" in roles
     rule = Rule(
         min_observations=config.min_observations,
@@ -150,13 +171,18 @@ def _rule(config: BreakConfig, bands: tuple[str, ...]) -> tuple[Rule, str]:
         level_sd=config.level_sd,
         allowance=config.allowance,
         fresh_blocks=config.fresh_blocks,
+        fresh_factor=config.fresh_factor,
+        scatter=config.index_scatter if len(bands) == 1 else config.scatter,
+        reach=config.reach,
+        margin=config.margin,
+        gradual_gain=config.gradual_gain,
         decisive=config.decisive,
         fit=config.fit,
         water_index=config.water_index,
         water_margin=config.water_margin,
         water_run_days=float(config.water_run_days),
-        water_a=green if has_water else -1,
-        water_b=wet if has_water else -1,
+        water_a=water[0],
+        water_b=water[1],
         index_a=roles["nir"] if has_ndvi else -1,
         index_b=roles["red"] if has_ndvi else -1,
     )
@@ -353,10 +379,10 @@ def _detect(given: _Input, config: BreakConfig, threads: int, progress: Progress
         stored, bands = np.ascontiguousarray(stored[:, order]), tuple(bands[k] for k in order)
     rule, magnitude_of = _rule(config, bands)
     days = given.days
-    X = design_matrix(days, centre=0.5 * (int(days[0]) + int(days[-1])))
+    X = np.ascontiguousarray(design_matrix(days, centre=0.5 * (int(days[0]) + int(days[-1]))).T, np.float32)
     rows, cols = stored.shape[2:]
     out_days = np.full((MAX_BREAKS, 3, rows, cols), NODATE, np.int32)
-    out_values = np.full((MAX_BREAKS, 2, rows, cols), np.nan, np.float32)
+    out_values = np.full((MAX_BREAKS, 3, rows, cols), np.nan, np.float32)
     counts = np.zeros((rows, cols), np.int16)
     status = np.full((rows, cols), np.uint8(Status.NOT_OBSERVED))
     chunk = max(1, min(64, 4096 // max(cols, 1)))
@@ -381,7 +407,7 @@ def _detect(given: _Input, config: BreakConfig, threads: int, progress: Progress
         magnitude=out_values[:used, 0].copy(),
         magnitude_of=magnitude_of,
         score=out_values[:used, 1].copy(),
-        pace=np.where(out_days[:used, 0] != NODATE, np.uint8(Pace.ABRUPT), np.uint8(Pace.NONE)),
+        pace=np.nan_to_num(out_values[:used, 2]).astype(np.uint8),
         observations=counts,
         status=status,
     )

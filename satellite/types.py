@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,16 +57,65 @@ class Status(IntEnum):
     """Not decided, and scenes that cannot be read are the main reason."""
 
 
-SceneStatus = Literal["read", "damaged", "other_grid", "missing_band", "no_date"]
+SceneStatus = Literal[
+    "read",
+    "damaged",
+    "missing_file",
+    "network",
+    "outside_folder",
+    "missing_band",
+    "no_date",
+    "no_scale",
+    "other_level",
+    "other_grid",
+    "odd_values",
+]
+AssetStatus = Literal["read", "damaged", "missing", "network", "outside_folder", "missing_band"]
+Resample = Literal["none", "nearest", "bilinear", "average"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """One band of one scene as delivered.
+
+    band: its name in the stack. role: what it says: values, quality codes, bits of saturated bands, or where there are values.
+    href: where it lies, as the record shows it (relative to the source). path: the file, None where there is none to read.
+    layer: variable in a file of many, else "". position: 1-based band of the file, or date of the variable.
+    sha256: lower-case hex of the file, "" where it was not read. grid: its own cells, None where unknown.
+    scale, offset: physical = stored * scale + offset, as declared. nodata, saturated: stored values, None = none.
+    bits: of a saturation asset: those of the wanted bands. resampling: how its cells become those of the stack. status, reason: whether its file can be read.
+    """
+
+    band: str
+    role: Literal["value", "quality", "saturation", "presence"] = "value"
+    href: str
+    path: Path | None
+    layer: str = ""
+    position: int = 1
+    sha256: str = ""
+    grid: Grid | None = None
+    dtype: str = ""
+    scale: float = 1.0
+    offset: float = 0.0
+    nodata: float | None = None
+    saturated: float | None = None
+    bits: int = 0
+    resampling: Resample = "none"
+    status: AssetStatus = "read"
+    reason: Message | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """One acquisition as delivered.
 
-    name: file name, with `#index` where one file holds many dates. path: the file. sha256: lower-case hex of the file.
+    name: file, product or item name, with `#index` where one file holds many dates. path: the file or folder.
+    sha256: lower-case hex of the file, or of the metadata file of a product of many files.
     acquired: date in UTC, or None when neither name nor tag says. sensor: as declared.
     status: whether it can be used; `reason` says why not. index: position in a file of many dates, else 0.
+    grid: cells of its finest wanted band, None where unknown. assets: what is read of it, in the order of the stack's bands.
+    tile: of the product's tiling, "" = none. baseline: processing baseline or software version, "" = not stated.
+    values_from: what says scale and offset. check: what comparing it with the other scenes gave, decimals as text.
     """
 
     name: str
@@ -77,6 +126,12 @@ class Scene:
     status: SceneStatus
     reason: Message | None = None
     index: int = 0
+    grid: Grid | None = None
+    assets: tuple[Asset, ...] = ()
+    tile: str = ""
+    baseline: str = ""
+    values_from: str = ""
+    check: Mapping[str, str] | None = None
 
 
 class Pace(IntEnum):
@@ -97,7 +152,7 @@ class Cube:
     stored: (time, band, y, x) int16 or float32; means something only where `observed` is CLEAR (there all bands are finite).
     observed: (time, y, x) uint8 `Observed`. days: (time,) int32, strictly increasing. bands: names in order.
     grid: of the block. scale, offset: the same for all bands and dates. failed: names of the scenes whose bytes could not
-    be read here.
+    be read here. failed_assets: (scene name, band) of what could not be read here.
     """
 
     stored: NDArray[np.int16] | NDArray[np.float32]
@@ -108,6 +163,7 @@ class Cube:
     scale: float = 1.0
     offset: float = 0.0
     failed: frozenset[str] = frozenset()
+    failed_assets: frozenset[tuple[str, str]] = frozenset()
 
     def __post_init__(self) -> None:
         times, bands, rows, cols = self.stored.shape
@@ -171,9 +227,63 @@ class BreakMap:
         return np.take_along_axis(self.break_date, best[None], axis=0)[0]
 
 
+class Cover(StrEnum):
+    """What a surface is, as far as its reflectance says. `attribute.py` has the rules."""
+
+    UNKNOWN = "unknown"
+    """No rule holds with its margin, or bands or dates are missing."""
+    WATER = "water"
+    TURBID = "turbid"
+    """Water that is turbid or carries algae or floating plants."""
+    VEGETATION = "vegetation"
+    BARE = "bare"
+    """Bare soil or sand."""
+    BUILT = "built"
+    """Sealed or built over: concrete, asphalt, light roofs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurfaceState:
+    """What the polygon was on one side of the change.
+
+    cover: the class, or UNKNOWN. margin: how far the value that came nearest to its limit lies from it, in margins
+    (1 and more: clear of all limits; below 1 the cover is UNKNOWN). reason: message id of the rule, or of why it is unknown.
+    dates: clear dates used. water_share: share of them on which the polygon was water (1), None without the bands.
+    indices: name -> median (1) over the dates with its standard error; `NDVI_high` is the 80 % quantile over the dates and
+    `NDVI_swing` the difference of the 90 and 10 % quantiles.
+    """
+
+    cover: Cover
+    margin: float
+    reason: str
+    dates: int
+    water_share: float | None
+    indices: Mapping[str, Quantity]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlindPeriod:
+    """A time without a clear view of the polygon.
+
+    start, end: the clear views (or the ends of the series) on either side. cloud, not_observed, failed_read: scenes between
+    them by what they say about the polygon; where all are 0 there was no scene. in_interval: lies at or in the evidence interval.
+    """
+
+    start: date
+    end: date
+    cloud: int
+    not_observed: int
+    failed_read: int
+    in_interval: bool
+
+    @property
+    def days(self) -> int:
+        return (self.end - self.start).days
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexChange:
-    """Median of an index inside a polygon before and after (1), with standard errors."""
+    """Median of an index inside a polygon before and after (1), with standard errors, dates of the same seasons compared."""
 
     name: str
     before: Quantity
@@ -185,11 +295,22 @@ class ChangeEvent:
     """Pixels that changed together.
 
     polygon: GeoJSON geometry in the grid's CRS, along pixel edges. pixels: (row, col) of its pixels, sorted.
-    last_clear_before, first_clear_after: evidence interval (see `events.map_events`). break_date: estimate in it.
-    area: that changed, on the ellipsoid, m2; edge pixels count by their changed share, so it differs from the polygon's own.
-    magnitude: median over pixels. score: median over pixels.
+    last_clear_before, first_clear_after: evidence interval (see `events.event_interval`); of a gradual event the period of the
+    change. break_date: estimate in it, for orientation. pace: how most of the pixels changed. spread_days: between the 10 and
+    90 % quantiles of the pixels' own dates.
+    area: that changed, on the ellipsoid, m2; edge pixels count by their changed share, so it differs from `outlined`, the area
+    inside the polygon, m2. area_parts: standard uncertainties that make up that of the area, m2: `edge`, `registration`,
+    `classification`. registration_pixels: standard deviation of the position of one scene, px; registration_dates: number of
+    dates it was measured on, 0 = assumed.
+    magnitude: median over pixels of the change of `magnitude_of`. score: median over pixels. contrast: how far the event parted
+    from unchanged ground that was like it before, in standard deviations of monthly means (0 = cannot be said).
+    confidence: probability that a lasting change of the land lies here (1), and confidence_basis: message id of what it was
+    measured on. agreement: share of the pixels whose own interval overlaps the event's; direction_agreement: whose reflectance
+    moved the same way (1).
     clear_before, clear_after: number of dates with clear pixels of the polygon before and after the interval.
-    longest_gap_days: longest time without a clear view of the polygon. indices: from -> to, plain facts.
+    longest_gap_days: longest time without a clear view of the polygon; blind: all such periods longer than
+    `EventConfig.blind_days`, in order of time. indices: from -> to, plain facts. before, after: what the surface was and became.
+    water_level: the water level may be all that changed, or decides what is seen.
     """
 
     id: str
@@ -198,11 +319,26 @@ class ChangeEvent:
     last_clear_before: date
     first_clear_after: date
     break_date: date
+    pace: Pace
+    spread_days: int
     area: Quantity
+    outlined: float
+    area_parts: Mapping[str, float]
+    registration_pixels: float
+    registration_dates: int
     magnitude: float
     magnitude_of: str
     score: float
+    contrast: float
+    confidence: float
+    confidence_basis: str
+    agreement: float
+    direction_agreement: float
     clear_before: int
     clear_after: int
     longest_gap_days: int
+    blind: tuple[BlindPeriod, ...]
     indices: tuple[IndexChange, ...]
+    before: SurfaceState
+    after: SurfaceState
+    water_level: bool

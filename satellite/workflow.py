@@ -7,11 +7,10 @@ each event reads its own window again.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -28,7 +27,7 @@ from geoevidence.comparison import Tolerance
 from geoevidence.crs import parse_crs, report_crs, transformer
 from geoevidence.custody.case import Case, StoredResult
 from geoevidence.errors import ConfigError, CoverageError
-from geoevidence.figures import map_picture, series_plot, shared_limits, stretch
+from geoevidence.figures import map_picture, shared_limits, stretch
 from geoevidence.messages import render
 from geoevidence.raster import Raster, read_raster, write_cog
 from geoevidence.types import (
@@ -44,35 +43,44 @@ from geoevidence.types import (
     decimal_text,
     no_progress,
 )
-from satellite.cube import read_block, row_blocks, window_grid
+from satellite.attribute import cover_indices
+from satellite.coregistration import RegistrationConfig, RegistrationShifts, RegistrationStatus, measure_stack
+from satellite.cube import StackReader, row_blocks
 from satellite.events import (
     WGS84,
     EventConfig,
-    EventSeries,
     PixelGroup,
-    day_of,
-    event_area,
-    event_series,
+    Registration,
+    describe_event,
+    event_window,
     events_geojson,
     ground_area,
     group_mask,
     group_pixels,
-    make_event,
     moved,
-    outline,
     write_geopackage,
 )
-from satellite.harmonics import design_matrix, fit_series
+from satellite.evidence import GAMMA, EvidenceStyle, dated, painted, picture_bands, write_event_evidence, write_whole
 from satellite.indices import band_roles
-from satellite.scenes import Stack, read_scenes
+from satellite.scenes import read_scenes, scenes_record
 from satellite.segment import BreakConfig, detect_block, join_rows, keep_supported, require_history
-from satellite.types import NODATE, BreakMap, ChangeEvent, Cube, Observed, Pace, Status
+from satellite.stack import Stack
+from satellite.types import NODATE, BlindPeriod, BreakMap, ChangeEvent, Cover, Cube, Observed, Pace, Status, SurfaceState
 
 PROCESS = "satellite.monitor"
 _EPOCH = date(1970, 1, 1).toordinal()
-_GAMMA = 0.7
-"""Exponent of the pictures: forest is dark beside sand."""
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+_STATUS_COLOURS: dict[Status, tuple[int, int, int]] = {
+    Status.OUTSIDE: (40, 40, 40),
+    Status.NO_CHANGE: (214, 232, 205),
+    Status.CHANGE: (192, 0, 0),
+    Status.TOO_FEW: (250, 222, 140),
+    Status.CLOUD: (222, 222, 222),
+    Status.NOT_OBSERVED: (140, 140, 140),
+    Status.FAILED_READ: (200, 0, 200),
+}
+_LISTED_PERIODS = 6
+"""So many cloud-blind periods of an event are named one by one; the rest is counted, and all are in the GeoPackage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +88,12 @@ class MonitorConfig:
     """What is asked of `satellite.monitor`. An empty or None field takes what `stack.toml` or the files say.
 
     scale, offset: physical value = stored x scale + offset. bands: names to use, in file order. quality: name of the
-    quality band. clear: its values that count as clear. min_pixels: smallest event, pixels (also in `events`).
+    quality band. clear: its values that count as clear. resolution, resampling, regrid, keep_odd: see `StackSpec`; 0, "" and
+    False leave them to it. min_pixels: smallest event, pixels (also in `events`).
+    min_confidence: an event whose probability is below this is counted as a gap and not listed (1); 0 lists all.
     report_crs: EPSG code text of the findings' geometry, "" = chosen from the place. lang: of the words in pictures.
-    block_bytes: memory for the values of one block, bytes. breaks, events: see `BreakConfig`, `EventConfig`.
+    block_bytes: memory for the values of one block, bytes. breaks, events, registration: see `BreakConfig`, `EventConfig`,
+    `RegistrationConfig`.
     """
 
     scale: float | None = None
@@ -90,18 +101,26 @@ class MonitorConfig:
     bands: tuple[str, ...] = ()
     quality: str = ""
     clear: tuple[int, ...] = ()
+    resolution: float = 0.0
+    resampling: str = ""
+    regrid: bool = False
+    keep_odd: bool = False
     min_pixels: int = 10
+    min_confidence: float = 0.1
     report_crs: str = ""
     lang: Lang = "zh"
     block_bytes: int = 400_000_000
     breaks: BreakConfig = field(default_factory=BreakConfig)
     events: EventConfig = field(default_factory=EventConfig)
+    registration: RegistrationConfig = field(default_factory=RegistrationConfig)
 
     def __post_init__(self) -> None:
         if self.scale is not None and not 0 < self.scale < 1e6:
             raise ConfigError("satellite.setting_out_of_range", name="scale", value=self.scale, low=0, high=1e6)
         if self.min_pixels < 1:
             raise ConfigError("satellite.setting_out_of_range", name="min_pixels", value=self.min_pixels, low=1, high="-")
+        if not 0 <= self.min_confidence < 1:
+            raise ConfigError("satellite.setting_out_of_range", name="min_confidence", value=self.min_confidence, low=0, high=1)
         if self.lang not in ("zh", "en"):
             raise ConfigError("satellite.unknown_setting", name=f"lang = {self.lang}", known="zh, en")
         object.__setattr__(self, "events", replace(self.events, min_pixels=self.min_pixels))
@@ -112,7 +131,7 @@ class MonitorConfig:
 
     @classmethod
     def read(cls, path: Path) -> MonitorConfig:
-        """The configuration in a TOML file, with tables `breaks` and `events`. Raises ConfigError."""
+        """The configuration in a TOML file, with tables `breaks`, `events` and `registration`. Raises ConfigError."""
         try:
             raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -139,7 +158,7 @@ def _from_table(kind: type, table: Mapping[str, Any]) -> Any:
             values[name] = _from_table(type(old), value)
             continue
         expected = (list,) if isinstance(old, tuple) else (int, float) if old is None or isinstance(old, float) else (type(old),)
-        if not isinstance(value, expected) or isinstance(value, bool):
+        if not isinstance(value, expected) or isinstance(value, bool) is not isinstance(old, bool):
             raise ConfigError("satellite.setting_type", name=name, found=type(value).__name__)
         values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
@@ -186,22 +205,30 @@ def monitor(
     progress("satellite.stage_scenes", 0.0)
     stack = read_scenes(source, _stated(config))
     require_history(np.array([day.toordinal() for day in stack.days], np.int32), config.breaks)
-    breaks, tally, failed, whole = _scan(stack, config, threads, progress)
-    if not breaks.observations.any():
-        raise CoverageError("satellite.nothing_clear", scenes=len(stack.days))
-    target = parse_crs(config.report_crs) if config.report_crs else _report_crs_of(stack)
-    groups, left_over = group_pixels(breaks, config.events)
-    writer = _Writer(out, stack, config)
-    writer.rasters(breaks)
-    writer.scenes(tally, failed)
-    taken = group_mask(groups, stack.grid)
-    events: list[ChangeEvent] = []
-    for index, group in enumerate(groups, start=1):
-        progress("satellite.stage_events", 0.6 + 0.35 * index / len(groups))
-        events.append(writer.event(f"S-{index:03d}", group, breaks, whole, taken))
-    writer.vectors(events, target)
-    writer.preview(events, tally)
-    findings = [_event_finding(event, stack, config, target, writer.of_event(event.id), breaks) for event in events]
+    with StackReader(stack, threads=threads) as reader:
+        seen = _scan(stack, reader, config, threads, progress)
+        breaks = seen.breaks
+        if not breaks.observations.any():
+            raise CoverageError("satellite.nothing_clear", scenes=len(stack.days))
+        target = parse_crs(config.report_crs) if config.report_crs else _report_crs_of(stack)
+        shifts = _shifts(stack, config, threads)
+        writer = _Writer(out, stack, config)
+        writer.rasters(breaks)
+        writer.scenes(seen, shifts)
+        groups, left_over = group_pixels(breaks, config.events)
+        doubtful: list[ChangeEvent] = []
+        events: list[ChangeEvent] = []
+        for event, cube, corner in _events(groups, breaks, reader, seen.whole, shifts, config):
+            progress("satellite.stage_events", 0.6 + 0.35 * (len(events) + len(doubtful) + 1) / len(groups))
+            if event.confidence < config.min_confidence:
+                doubtful.append(event)
+                continue
+            events.append(replace(event, id=f"S-{len(events) + 1:03d}"))
+            writer.event(events[-1], cube, corner)
+        writer.vectors(events, target)
+        writer.preview(events, seen.tally)
+        writer.status_map(breaks)
+    findings = [_event_finding(event, stack, config, target, writer.of_event(event.id)) for event in events]
     if not findings:
         findings = [_nothing_finding(stack, config, target, breaks)]
     result = ProcessResult(
@@ -210,7 +237,7 @@ def monitor(
         seed=None,
         products=tuple(sorted(writer.products, key=lambda product: product.path)),
         findings=tuple(findings),
-        gaps=_gaps(stack, config, breaks, tally, failed, left_over),
+        gaps=_gaps(stack, config, seen, shifts, left_over, doubtful),
         synthetic=stack.spec.synthetic,
     )
     result.write(out)
@@ -242,14 +269,11 @@ def figures_again(former: ProcessResult, *, products: Path, inputs: Path) -> Map
     by_kind = {product.kind: products / product.path for product in former.products}
     breaks = _read_breaks(by_kind, stack)
     groups, _ = group_pixels(breaks, config.events)
-    taken = group_mask(groups, stack.grid)
-    figures = {}
-    for index, group in enumerate(groups, start=1):
-        window = _chip_window(group, stack.grid.shape)
-        corner = (int(window.row_off), int(window.col_off))
-        cube = read_block(stack, window)
-        area = event_area(group, outline(group, stack.grid), breaks, stack.grid, cube, corner, taken, config.events)
-        figures[f"S-{index:03d}"] = area
+    figures: dict[str, Quantity] = {}
+    with StackReader(stack) as reader:
+        for event, _, _ in _events(groups, breaks, reader, None, _shifts(stack, config, 1), config):
+            if event.confidence >= config.min_confidence:
+                figures[f"S-{len(figures) + 1:03d}"] = event.area
     return figures
 
 
@@ -292,6 +316,8 @@ def _read_breaks(by_kind: Mapping[str, Path], stack: Stack) -> BreakMap:
     dates, sizes = read_raster(by_kind["break_date"]).data, read_raster(by_kind["magnitude"])
     break_date, last_clear_before, first_clear_after = np.split(dates, 3)
     magnitude, score = np.split(sizes.data, 2)
+    # a pixel without a break has no pace; COGs of small whole numbers keep no nodata
+    pace = read_raster(by_kind["pace"]).data
     return BreakMap(
         grid=sizes.grid,
         first_day=stack.days[0].toordinal() - _EPOCH,
@@ -302,7 +328,7 @@ def _read_breaks(by_kind: Mapping[str, Path], stack: Stack) -> BreakMap:
         magnitude=magnitude,
         magnitude_of="",
         score=score,
-        pace=np.where(break_date != NODATE, np.uint8(Pace.ABRUPT), np.uint8(Pace.NONE)),
+        pace=pace,
         observations=read_raster(by_kind["observations"]).data[0],
         status=read_raster(by_kind["status"]).data[0],
     )
@@ -317,8 +343,14 @@ def source_in(folder: Path) -> Path:
 
 
 def _stated(config: MonitorConfig) -> dict[str, Any]:
-    stated = {name: getattr(config, name) for name in ("scale", "offset", "bands", "quality", "clear")}
-    return {name: value for name, value in stated.items() if value not in (None, (), "")}
+    names = ("scale", "offset", "bands", "quality", "clear", "resolution", "resampling", "regrid", "keep_odd")
+    stated = {name: getattr(config, name) for name in names}
+    # 0 is a scale to be refused and an offset that may be meant, but no resolution; False asks for nothing.
+    return {
+        name: value
+        for name, value in stated.items()
+        if value not in (None, (), "") and (name != "resolution" or value) and value is not False
+    }
 
 
 def _report_crs_of(stack: Stack) -> CRS:
@@ -327,29 +359,84 @@ def _report_crs_of(stack: Stack) -> CRS:
     return report_crs(lon, lat)
 
 
-def _scan(
-    stack: Stack, config: MonitorConfig, threads: int, progress: Progress
-) -> tuple[BreakMap, NDArray[np.int64], frozenset[str], Cube | None]:
-    """Breaks of the whole grid; pixels by day and `Observed` (t, 4); failed reads; the cube where it is one block."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Seen:
+    """The grid worked off once. breaks: of the whole grid. tally: (t, 5) pixels by day and `Observed`. failed, failed_assets:
+    what could not be read. whole: the cube where it is one block."""
+
+    breaks: BreakMap
+    tally: NDArray[np.int64]
+    failed: frozenset[str]
+    failed_assets: frozenset[tuple[str, str]]
+    whole: Cube | None
+
+
+def _scan(stack: Stack, reader: StackReader, config: MonitorConfig, threads: int, progress: Progress) -> _Seen:
     tally = np.zeros((len(stack.days), len(Observed)), np.int64)
     failed: set[str] = set()
+    failed_assets: set[tuple[str, str]] = set()
     parts = []
     windows = list(row_blocks(stack, block_bytes=config.block_bytes))
     cube = None
     for index, window in enumerate(windows):
-        cube = read_block(stack, window)
+        cube = reader.read(window)
         progress("satellite.stage_breaks", 0.05 + 0.5 * (index + 0.3) / len(windows))
         for code in Observed:
             tally[:, code] += (cube.observed == code).sum(axis=(1, 2))
         failed.update(cube.failed)
+        failed_assets.update(cube.failed_assets)
         parts.append(detect_block(cube, config.breaks, threads=threads))
         progress("satellite.stage_breaks", 0.05 + 0.5 * (index + 1) / len(windows))
-    return (
-        keep_supported(join_rows(parts, stack.grid), config.breaks),
-        tally,
-        frozenset(failed),
-        cube if len(windows) == 1 else None,
+    return _Seen(
+        breaks=keep_supported(join_rows(parts, stack.grid), config.breaks),
+        tally=tally,
+        failed=frozenset(failed),
+        failed_assets=frozenset(failed_assets),
+        whole=cube if len(windows) == 1 else None,
     )
+
+
+_FAR_SHIFT = 0.5
+"""A date that lies further from the others than this is named, px."""
+_MEASURED_DATES = 10
+"""With fewer dates whose position was measured the assumed error stands."""
+
+
+def _shifts(stack: Stack, config: MonitorConfig, threads: int) -> RegistrationShifts | None:
+    """Where each date lies, or None where the grid is too small to tell."""
+    try:
+        return measure_stack(stack, config.registration, threads=threads)
+    except CoverageError:
+        return None  # the error of every area then says that its registration is assumed
+
+
+def _registration(shifts: RegistrationShifts | None) -> Registration | None:
+    if shifts is None or shifts.dates < _MEASURED_DATES or not np.isfinite(shifts.sd_pixels):
+        return None
+    return Registration(sd_pixels=shifts.sd_pixels, dates=shifts.dates)
+
+
+def _events(
+    groups: Sequence[PixelGroup],
+    breaks: BreakMap,
+    reader: StackReader,
+    whole: Cube | None,
+    shifts: RegistrationShifts | None,
+    config: MonitorConfig,
+) -> Iterator[tuple[ChangeEvent, Cube, tuple[int, int]]]:
+    """Each group as an event without a number, in order, with the cube it was described on and that cube's corner."""
+    assert breaks.grid is not None
+    taken, registration = group_mask(groups, breaks.grid), _registration(shifts)
+    for group in groups:
+        cube, corner = whole, (0, 0)
+        if cube is None:
+            window = event_window(group, breaks.grid.shape)
+            cube, corner = reader.read(window), (int(window.row_off), int(window.col_off))
+        yield (
+            describe_event("", group, breaks, cube, config.events, taken=taken, corner=corner, registration=registration),
+            cube,
+            corner,
+        )
 
 
 # Products -------------------------------------------------------------------------------------------------------------
@@ -362,10 +449,11 @@ class _Writer:
         self._out, self._stack, self._config = out, stack, config
         self._lang: Lang = config.lang
         self._synthetic = stack.spec.synthetic
+        self._style = EvidenceStyle(lang=config.lang, sensor=stack.spec.sensor, synthetic=stack.spec.synthetic)
         self.products: list[Product] = []
 
-    def _add(self, name: str, kind: str, media_type: str, **values: Any) -> Path:
-        title = Message(id=f"satellite.title_{kind}", values=values)
+    def _add(self, name: str, kind: str, media_type: str, *, title_of: str = "") -> Path:
+        title = Message(id=f"satellite.title_{title_of or kind}")
         self.products.append(Product(path=name, kind=kind, media_type=media_type, title=title))
         return self._out / name
 
@@ -401,32 +489,19 @@ class _Writer:
             MEANING=f"change of {breaks.magnitude_of}",
         )
         write("observations", breaks.observations[None], ["clear_observations"], None, "1")
+        paces = ", ".join(f"{pace.value}={pace.name.lower()}" for pace in Pace)
+        write("pace", breaks.pace, [f"pace_{k + 1}" for k in range(depth)], None, "", MEANING=paces)
         codes = ", ".join(f"{status.value}={status.name.lower()}" for status in Status)
         write("status", breaks.status[None], ["status"], None, "", MEANING=codes)
 
-    def scenes(self, tally: NDArray[np.int64], failed: frozenset[str]) -> None:
-        stack = self._stack
-        record = {
-            "schema": "geoevidence.scenes.v1",
-            "layout": stack.layout,
-            "stack": _parameters(stack.spec),
-            "files": dict(stack.files),
-            "scenes": [
-                {
-                    "name": scene.name,
-                    "sha256": scene.sha256,
-                    "acquired": None if scene.acquired is None else scene.acquired.isoformat(),
-                    "sensor": scene.sensor,
-                    "status": "failed_read" if scene.name in failed else scene.status,
-                    "reason": None if scene.reason is None else scene.reason.render("en"),
-                }
-                for scene in stack.scenes
-            ],
-            "days": [
-                {"date": day.isoformat(), **{code.name.lower(): int(counts[code]) for code in Observed}}
-                for day, counts in zip(stack.days, tally, strict=True)
-            ],
-        }
+    def scenes(self, seen: _Seen, shifts: RegistrationShifts | None) -> None:
+        record = scenes_record(self._stack, seen.tally, seen.failed, seen.failed_assets)
+        if shifts is not None:
+            for day, shift, sd, status in zip(record["days"], shifts.shift, shifts.sd, shifts.status, strict=True):
+                measured = status == RegistrationStatus.MEASURED
+                day["registration"] = RegistrationStatus(int(status)).name.lower()
+                day["shift_px"] = [f"{value:.3f}" for value in shift] if measured else None
+                day["shift_sd_px"] = [f"{value:.3f}" for value in sd] if measured else None
         _write_json(self._add("scenes.json", "scenes", "application/json"), record)
 
     def vectors(self, events: Sequence[ChangeEvent], target: CRS) -> None:
@@ -437,72 +512,16 @@ class _Writer:
         path = self._add("events.geojson", "events_geojson", "application/geo+json")
         _write_json(path, events_geojson(events, crs, synthetic=self._synthetic))
 
-    def event(
-        self, identity: str, group: PixelGroup, breaks: BreakMap, whole: Cube | None, taken: NDArray[np.bool_]
-    ) -> ChangeEvent:
-        """One event with its chips, its series and their picture."""
-        window = _chip_window(group, self._stack.grid.shape)
-        cube = _part(whole, window) if whole is not None else read_block(self._stack, window)
-        corner = (int(window.row_off), int(window.col_off))
-        rows, cols = group.rows - corner[0], group.cols - corner[1]
-        series = event_series(cube, rows, cols)
-        event = make_event(identity, group, breaks, self._stack.grid, cube, corner, taken, series, self._config.events)
-        self._chips(event, cube, rows, cols)
-        self._series(event, series)
-        return event
-
-    def _chips(self, event: ChangeEvent, cube: Cube, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> None:
-        before = _chip_day(cube, rows, cols, last=event.last_clear_before)
-        after = _chip_day(cube, rows, cols, first=event.first_clear_after)
-        bands, colours = _picture_bands(cube.bands)
-        pictures = [cube.image(index)[bands] for index in (before, after)]
-        limits = shared_limits(np.concatenate(pictures, axis=2))
-        for kind, index, picture in (("chip_before", before, pictures[0]), ("chip_after", after, pictures[1])):
-            path = self._add(f"{event.id}-{kind}.png", kind, "image/png", finding=event.id)
-            image, _ = stretch(picture, limits, gamma=_GAMMA)
-            map_picture(
-                path,
-                image,
-                cube.grid,
-                title=render(f"satellite.picture_{kind}", {"finding": event.id}, self._lang),
-                date_text=self._dated(day_of(int(cube.days[index]))),
-                outlines=[event.polygon],
-                note=render("satellite.picture_note", {"colours": render(colours, {}, self._lang)}, self._lang),
-                synthetic=self._synthetic,
-                lang=self._lang,
-            )
-
-    def _dated(self, day: date) -> str:
-        sensor = self._stack.spec.sensor
-        return f"{day.isoformat()}  {sensor}" if sensor and sensor != "synthetic" else day.isoformat()
-
-    def _series(self, event: ChangeEvent, series: EventSeries) -> None:
-        path = self._add(f"{event.id}-series.csv", "series", "text/csv", finding=event.id)
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            table = csv.writer(stream, lineterminator="\n")
-            table.writerow(["date", "state", "clear_share", *series.indices])
-            for index, day in enumerate(series.days):
-                values = [v[index] for v in series.indices.values()]
-                shown = ["" if np.isnan(v) else f"{v:.4f}" for v in values]
-                state = Observed(int(series.state[index])).name.lower()
-                table.writerow([day_of(int(day)).isoformat(), state, f"{series.clear[index]:.3f}", *shown])
-        if not series.indices:
-            return
-        days = [day_of(int(day)) for day in series.days]
-        main = event.magnitude_of if event.magnitude_of in series.indices else next(iter(series.indices))
-        names = [main, *(name for name in series.indices if name != main)][:2]
-        clear = (series.clear >= 0.5).tolist()
-        path = self._add(f"{event.id}-series_plot.png", "series_plot", "image/png", finding=event.id)
-        series_plot(
-            path,
-            series={name: (days, series.indices[name].tolist(), clear) for name in names},
-            model=_fitted(series, main, event),
-            interval=(event.last_clear_before, event.first_clear_after),
-            break_date=event.break_date,
-            y_label=" / ".join(names),
-            title=render("satellite.picture_series", {"finding": event.id}, self._lang),
-            synthetic=self._synthetic,
-            lang=self._lang,
+    def event(self, event: ChangeEvent, cube: Cube, corner: tuple[int, int]) -> None:
+        """The chips of an event, its series and their picture."""
+        self.products += write_event_evidence(
+            self._out,
+            event,
+            cube,
+            corner=corner,
+            shape=self._stack.grid.shape,
+            style=self._style,
+            blind_days=self._config.events.blind_days,
         )
 
     def preview(self, events: Sequence[ChangeEvent], tally: NDArray[np.int64]) -> None:
@@ -512,15 +531,18 @@ class _Writer:
         recent = [i for i, day in enumerate(days) if (days[-1] - day).days <= 731]
         chosen = max(recent, key=lambda i: (int(tally[i, Observed.CLEAR]), i))
         one_day = replace(stack, scenes=tuple(scene for scene in stack.usable if scene.acquired == days[chosen]))
+        reader = StackReader(one_day)
         step = max(1, -(-max(stack.grid.shape) // 1500))
-        strips = []
+        strips, states = [], []
         rows, cols = stack.grid.shape
         for row in range(0, rows, 512 * step):
-            part = read_block(one_day, Window(0, row, cols, min(512 * step, rows - row)))  # type: ignore[call-arg]
+            part = reader.read(Window(0, row, cols, min(512 * step, rows - row)))  # type: ignore[call-arg]
             strips.append(part.image(0)[:, ::step, ::step])
-        bands, colours = _picture_bands(stack.spec.bands)
+            states.append(part.observed[0, ::step, ::step])
+        reader.close()
+        bands, colours = picture_bands(stack.spec.bands)
         picture = np.concatenate(strips, axis=1)[bands]
-        image, _ = stretch(picture, shared_limits(picture), gamma=_GAMMA)
+        image, legend = painted(stretch(picture, shared_limits(picture), gamma=GAMMA)[0], np.concatenate(states), self._lang)
         grid = replace(
             stack.grid, shape=image.shape[:2], transform=stack.grid.transform @ type(stack.grid.transform).scale(step, step)
         )
@@ -529,9 +551,30 @@ class _Writer:
             image,
             grid,
             title=render("satellite.picture_preview", {"count": len(events)}, self._lang),
-            date_text=self._dated(days[chosen]),
+            date_text=dated(days[chosen], self._style.sensor),
             outlines=[event.polygon for event in events],
             note=render("satellite.picture_preview_note", {"colours": render(colours, {}, self._lang)}, self._lang),
+            legend=legend,
+            synthetic=self._synthetic,
+            lang=self._lang,
+        )
+
+    def status_map(self, breaks: BreakMap) -> None:
+        """What can be said about each pixel, every state in a colour of its own."""
+        stack = self._stack
+        step = max(1, -(-max(stack.grid.shape) // 1500))
+        status = breaks.status[::step, ::step]
+        colours = np.array([_STATUS_COLOURS[code] for code in Status], np.uint8)
+        names = [code for code in Status if (breaks.status == code).any()]
+        map_picture(
+            self._add("status_map.png", "preview", "image/png", title_of="status_map"),
+            colours[status],
+            replace(
+                stack.grid, shape=status.shape, transform=stack.grid.transform @ type(stack.grid.transform).scale(step, step)
+            ),
+            title=render("satellite.picture_status", {}, self._lang),
+            date_text=f"{stack.days[0].isoformat()} – {stack.days[-1].isoformat()}",
+            legend=[(_STATUS_COLOURS[code], render(f"satellite.status_{code.name.lower()}", {}, self._lang)) for code in names],
             synthetic=self._synthetic,
             lang=self._lang,
         )
@@ -539,85 +582,7 @@ class _Writer:
 
 def _write_json(path: Path, record: Mapping[str, Any]) -> None:
     text = json.dumps(record, ensure_ascii=False, sort_keys=True, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-def _chip_window(group: PixelGroup, shape: tuple[int, int]) -> Window:
-    """The group with as much again around it, at least 48 pixels where the grid has them."""
-
-    def span(low: int, high: int, size: int) -> tuple[int, int]:
-        length = min(size, max(48, 2 * (high - low + 1)))
-        start = min(max(0, (low + high + 1 - length) // 2), size - length)
-        return start, length
-
-    row, height = span(int(group.rows.min()), int(group.rows.max()), shape[0])
-    col, width = span(int(group.cols.min()), int(group.cols.max()), shape[1])
-    return Window(col, row, width, height)  # type: ignore[call-arg]
-
-
-def _part(cube: Cube, window: Window) -> Cube:
-    rows = slice(int(window.row_off), int(window.row_off + window.height))
-    cols = slice(int(window.col_off), int(window.col_off + window.width))
-    return Cube(
-        stored=cube.stored[:, :, rows, cols],
-        observed=cube.observed[:, rows, cols],
-        days=cube.days,
-        bands=cube.bands,
-        grid=window_grid(cube.grid, window),
-        scale=cube.scale,
-        offset=cube.offset,
-        failed=cube.failed,
-    )
-
-
-def _chip_day(
-    cube: Cube, rows: NDArray[np.intp], cols: NDArray[np.intp], *, last: date | None = None, first: date | None = None
-) -> int:
-    """The date nearest to the end of the interval on which the event and most of its surroundings are clear."""
-    clear = cube.observed == Observed.CLEAR
-    inside, around = clear[:, rows, cols].mean(axis=1), clear.mean(axis=(1, 2))
-    days = cube.days.astype(np.int64)
-    edge = (last or first or date.min).toordinal() - date(1970, 1, 1).toordinal()
-    allowed = days <= edge if last is not None else days >= edge
-    near = allowed & (np.abs(days - edge) <= 400)
-    for need_inside, need_around in ((0.95, 0.9), (0.9, 0.6), (0.5, 0.0)):
-        good = np.flatnonzero(near & (inside >= need_inside) & (around >= need_around))
-        if len(good):
-            return int(good[np.argmin(np.abs(days[good] - edge))])
-    good = np.flatnonzero(allowed)
-    return int(good[np.argmax(inside[good])])
-
-
-def _picture_bands(bands: tuple[str, ...]) -> tuple[list[int], str]:
-    """Positions of the three bands of a picture (or of one), and the message id that names the colours."""
-    roles = band_roles(bands)
-    for names, text in ((("red", "green", "blue"), "satellite.true_colour"), (("nir", "red", "green"), "satellite.false_colour")):
-        if all(name in roles for name in names):
-            return [roles[name] for name in names], text
-    return [0], "satellite.grey"
-
-
-def _fitted(series: EventSeries, name: str, event: ChangeEvent) -> tuple[list[date], list[float]] | None:
-    """The seasonal model of the index before and after the interval, daily in steps of five days; NaN between."""
-    values, days = series.indices[name], series.days
-    good = np.isfinite(values) & (series.clear >= 0.5)
-    epoch = date(1970, 1, 1).toordinal()
-    start, end = event.last_clear_before.toordinal() - epoch, event.first_clear_after.toordinal() - epoch
-    shown_days: list[date] = []
-    shown: list[float] = []
-    for side in (days <= start, days >= end):
-        use = good & side
-        if use.sum() < 4:
-            continue
-        beta = fit_series(days[use], values[use])
-        steps = np.arange(int(days[use][0]), int(days[use][-1]) + 1, 5)
-        curve = design_matrix(steps, centre=float(np.mean(days[use]))) @ beta
-        # A season without dates leaves the harmonics free: the curve is not drawn far beyond what was seen.
-        low, high = float(values[use].min()), float(values[use].max())
-        margin = 0.25 * (high - low)
-        shown_days += [day_of(int(step)) for step in steps] + [day_of(int(steps[-1]) + 1)]
-        shown += [float(v) if low - margin <= v <= high + margin else float("nan") for v in curve] + [float("nan")]
-    return (shown_days, shown) if shown else None
+    write_whole(path, (text + "\n").encode("utf-8"))
 
 
 # Findings -------------------------------------------------------------------------------------------------------------
@@ -657,9 +622,8 @@ def _pixel_size(stack: Stack) -> str:
     return f"{area**0.5:.3g}"
 
 
-def _event_finding(
-    event: ChangeEvent, stack: Stack, config: MonitorConfig, target: CRS, products: tuple[str, ...], breaks: BreakMap
-) -> Finding:
+def _event_finding(event: ChangeEvent, stack: Stack, config: MonitorConfig, target: CRS, products: tuple[str, ...]) -> Finding:
+    gradual = event.pace is Pace.GRADUAL
     values = {
         "area": event.area,
         "start": event.last_clear_before,
@@ -668,29 +632,146 @@ def _event_finding(
         "clear_before": event.clear_before,
         "clear_after": event.clear_after,
     }
-    compared = [
-        Message(id="satellite.index_change", values={"name": change.name, "before": change.before, "after": change.after})
-        for change in event.indices
-    ]
-    limits = [
-        Message(id="satellite.limit_interval", values={"date": event.break_date}),
-        Message(id="satellite.limit_gap", values={"days": event.longest_gap_days}),
-        *([Message(id="satellite.limit_diffuse")] if event.area.propagation == "satellite.area_propagation_diffuse" else []),
-        *_limits(stack, config, target),
-    ]
     return Finding(
         id=event.id,
-        message=Message(id="satellite.change", values=values),
-        facts=tuple(compared),
+        message=Message(id="satellite.change_gradual" if gradual else "satellite.change", values=values),
+        facts=_event_facts(event),
         quantity=event.area,
         geometry=moved(event.polygon, stack.grid.crs, target, digits=3),
         crs=f"EPSG:{target.to_epsg()}",
         period=(event.last_clear_before, event.first_clear_after),
         method=_method(config),
         sources=_sources(stack),
-        limitations=tuple(limits),
+        limitations=(*_event_limits(event, config), *_limits(stack, config, target)),
         products=products,
         synthetic=stack.spec.synthetic,
+    )
+
+
+def _listed(parts: Sequence[Message]) -> Message:
+    """Several messages as one."""
+    first, *rest = parts
+    return first if not rest else Message(id="satellite.list", values={"first": first, "rest": _listed(rest)})
+
+
+def _index_name(name: str) -> str | Message:
+    known = {"NDVI_high", "NDVI_swing", "brightness"}
+    return Message(id=f"satellite.name_{name.lower()}") if name in known else name
+
+
+def _side_fact(side: str, state: SurfaceState) -> Message:
+    """Why a side is called what it is called, with the index values that say so."""
+    shown = [
+        Message(id="satellite.index_value", values={"name": _index_name(n), "value": _short(q)}) for n, q in cover_indices(state)
+    ]
+    if state.water_share is not None:
+        shown.append(Message(id="satellite.water_dates", values={"percent": round(100 * state.water_share)}))
+    values: dict[str, Any] = {"dates": state.dates, "reason": Message(id=state.reason)}
+    if not shown:
+        return Message(id=f"satellite.side_{side}_bare", values=values)
+    return Message(id=f"satellite.side_{side}", values={**values, "indices": _listed(shown)})
+
+
+def _short(quantity: Quantity) -> str:
+    """An index value with its expanded uncertainty, to two decimals."""
+    if quantity.standard_uncertainty is None:
+        return f"{quantity.value:.2f}"
+    return f"{quantity.value:.2f} ± {quantity.coverage_factor * quantity.standard_uncertainty:.2f}"
+
+
+def _event_facts(event: ChangeEvent) -> tuple[Message, ...]:
+    covers = {
+        side: Message(id=f"satellite.cover_name_{state.cover}")
+        for side, state in (("before", event.before), ("after", event.after))
+    }
+    if event.before.cover is not event.after.cover:
+        named = Message(id="satellite.from_to", values=covers)
+    elif event.before.cover is Cover.UNKNOWN:
+        named = Message(id="satellite.from_to_unknown")
+    else:
+        named = Message(id="satellite.from_to_same", values={"cover": covers["before"]})
+    facts = [
+        named,
+        _side_fact("before", event.before),
+        _side_fact("after", event.after),
+    ]
+    if event.indices:
+        parts = [
+            Message(id="satellite.index_step", values={"name": c.name, "before": _short(c.before), "after": _short(c.after)})
+            for c in event.indices
+        ]
+        facts.append(Message(id="satellite.index_changes", values={"indices": _listed(parts)}))
+    facts += [
+        Message(
+            id="satellite.confidence",
+            values={"percent": round(100 * event.confidence), "basis": Message(id=event.confidence_basis)},
+        ),
+        Message(
+            id="satellite.agreement",
+            values={
+                "agreement": round(100 * event.agreement),
+                "direction": round(100 * event.direction_agreement),
+                "spread": event.spread_days,
+            },
+        ),
+    ]
+    parts_of = {name: f"{value:.0f}" for name, value in event.area_parts.items()}
+    measured = (
+        Message(id="satellite.registration_measured", values={"dates": event.registration_dates})
+        if event.registration_dates
+        else Message(id="satellite.registration_assumed")
+    )
+    facts.append(
+        Message(
+            id="satellite.area_parts",
+            values={
+                **parts_of,
+                "outlined": f"{event.outlined:.0f}",
+                "pixels": f"{event.registration_pixels:.2f}",
+                "how": measured,
+            },
+        )
+    )
+    return tuple(facts)
+
+
+def _event_limits(event: ChangeEvent, config: MonitorConfig) -> tuple[Message, ...]:
+    if event.pace is Pace.GRADUAL:
+        limits = [
+            Message(id="satellite.limit_gradual", values={"start": event.last_clear_before, "end": event.first_clear_after})
+        ]
+    else:
+        limits = [Message(id="satellite.limit_interval", values={"date": event.break_date})]
+    limits.append(Message(id="satellite.limit_gap", values={"days": event.longest_gap_days}))
+    for inside in (True, False):
+        periods = [period for period in event.blind if period.in_interval == inside]
+        if periods:
+            shown = [_period_message(period) for period in periods[:_LISTED_PERIODS]]
+            if len(periods) > len(shown):
+                shown.append(Message(id="satellite.more_periods", values={"count": len(periods) - len(shown)}))
+            values = {"days": config.events.blind_days, "periods": _listed(shown)}
+            limits.append(Message(id=f"satellite.limit_blind{'_interval' if inside else ''}", values=values))
+    if event.water_level:
+        shares = (event.before.water_share, event.after.water_share)
+        if None in shares:
+            limits.append(Message(id="satellite.limit_water_level"))
+        else:
+            percents = {side: round(100 * (share or 0.0)) for side, share in zip(("before", "after"), shares, strict=True)}
+            limits.append(Message(id="satellite.limit_water_level_shares", values=percents))
+    if event.area.propagation == "satellite.area_propagation_diffuse":
+        limits.append(Message(id="satellite.limit_diffuse"))
+    if not event.registration_dates:
+        limits.append(Message(id="satellite.limit_registration"))
+    return (*limits, Message(id="satellite.limit_cover"), Message(id="satellite.limit_confidence"))
+
+
+def _period_message(period: BlindPeriod) -> Message:
+    """A period without a clear view, and what the scenes within it show of the polygon instead."""
+    counts = {"cloud": period.cloud, "not_observed": period.not_observed, "failed_read": period.failed_read}
+    reasons = [Message(id=f"satellite.blind_{name}", values={"dates": n}) for name, n in counts.items() if n]
+    why = _listed(reasons) if reasons else Message(id="satellite.blind_no_scene")
+    return Message(
+        id="satellite.blind_period", values={"start": period.start, "end": period.end, "days": period.days, "why": why}
     )
 
 
@@ -712,20 +793,32 @@ def _nothing_finding(stack: Stack, config: MonitorConfig, target: CRS, breaks: B
 def _gaps(
     stack: Stack,
     config: MonitorConfig,
-    breaks: BreakMap,
-    tally: NDArray[np.int64],
-    failed: frozenset[str],
+    seen: _Seen,
+    shifts: RegistrationShifts | None,
     left_over: int,
+    doubtful: Sequence[ChangeEvent],
 ) -> tuple[Message, ...]:
+    breaks, tally = seen.breaks, seen.tally
     gaps = [scene.reason for scene in stack.scenes if scene.reason is not None]
-    gaps += [Message(id="satellite.scene_failed_read", values={"scene": name}) for name in sorted(failed)]
+    gaps += [Message(id="satellite.scene_failed_read", values={"scene": name}) for name in sorted(seen.failed)]
     counts = {status: int((breaks.status == status).sum()) for status in Status}
+    if counts[Status.OUTSIDE]:
+        gaps.append(Message(id="satellite.gap_outside", values={"count": counts[Status.OUTSIDE]}))
     undecided = {s: counts[s] for s in (Status.TOO_FEW, Status.CLOUD, Status.NOT_OBSERVED, Status.FAILED_READ)}
     if any(undecided.values()):
         values = {status.name.lower(): count for status, count in undecided.items()}
         gaps.append(Message(id="satellite.gap_undecided", values={"count": sum(undecided.values()), **values}))
     if left_over:
         gaps.append(Message(id="satellite.gap_small", values={"pixels": left_over, "min_pixels": config.min_pixels}))
+    if doubtful:
+        pixels = sum(len(event.pixels) for event in doubtful)
+        percent = round(100 * config.min_confidence)
+        gaps.append(Message(id="satellite.gap_doubtful", values={"count": len(doubtful), "pixels": pixels, "percent": percent}))
+    if shifts is not None:
+        far = len(shifts.shifted(_FAR_SHIFT))
+        if far:
+            shown: dict[str, Any] = {"days": far, "pixels": f"{_FAR_SHIFT:g}", "total": len(stack.days)}
+            gaps.append(Message(id="satellite.gap_shifted", values=shown))
     merged = len(stack.usable) - len(stack.days)
     if merged:
         gaps.append(Message(id="satellite.gap_same_day", values={"scenes": merged}))

@@ -146,8 +146,8 @@ def test_the_demonstration_finds_the_true_changes(demonstration, sample_data):
         assert start <= date.fromisoformat(change["properties"]["date"]) <= end
         area = change["properties"]["area_m2"]
         assert abs(hit.quantity.value - area) <= 3 * hit.quantity.standard_uncertainty
-        # on simulated sites the mean error is 0.6 % (docs/methods/satellite_area.md); far less or far more would be wrong
-        assert 0.003 * area < hit.quantity.standard_uncertainty < 0.03 * area
+        # 0.07 of the outermost pixels, a third to a half of them all (docs/methods/satellite_area.md); far less or more would be wrong
+        assert 0.01 * area < hit.quantity.standard_uncertainty < 0.04 * area
 
 
 @pytest.mark.slow

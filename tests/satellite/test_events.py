@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import warnings
 from dataclasses import replace
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import geopandas
@@ -19,18 +21,24 @@ from geoevidence.raster import Grid
 from geoevidence.types import Message, Product
 from satellite.events import (
     EventConfig,
+    Registration,
+    blind_periods,
+    crop,
+    describe_event,
     event_area,
     event_interval,
     event_series,
+    event_window,
     events_geojson,
     ground_area,
+    group_mask,
     group_pixels,
-    make_event,
     moved,
     outline,
+    pixel_agreement,
     write_geopackage,
 )
-from satellite.types import NODATE, BreakMap, ChangeEvent, Cube, Observed, Status
+from satellite.types import NODATE, BreakMap, ChangeEvent, Cover, Cube, Observed, Pace, Status
 from satellite.workflow import compare_product
 
 GK = CRS.from_epsg(4547)
@@ -156,12 +164,14 @@ def test_counted_area_error_follows_the_edge() -> None:
         grid = replace(GRID, shape=(rows, cols))
         cube = Cube(stored=values, observed=np.zeros((len(days), rows, cols), np.uint8), days=days, bands=("red",), grid=grid)
         polygon = outline(group, GRID)
-        area = event_area(group, polygon, breaks, GRID, cube, (0, 0), NOTHING, config)
+        area, shares = event_area(group, polygon, breaks, cube, (0, 0), NOTHING, config, interval=(DAY - 5, DAY + 5))
         assert area.propagation == "satellite.area_propagation_counted"
         assert area.value == ground_area(polygon, GK)
         cell = area.value / len(group.rows)
-        expected = cell * np.sqrt(edge / 12 + (edge * 0.25) ** 2 / 3 + edge * 0.3**2)
+        expected = cell * np.sqrt(edge / 12 + (edge * 0.4) ** 2 / 3 + edge * 0.3**2)
         assert area.standard_uncertainty == pytest.approx(expected, rel=1e-9)
+        assert sum(part**2 for part in shares.values()) == pytest.approx(area.standard_uncertainty**2, rel=1e-9)
+        assert shares["registration"] == pytest.approx(cell * 0.3 * np.sqrt(edge), rel=1e-9) and shares["classification"] == 0
         relative.append(area.standard_uncertainty / area.value)
     assert relative[1] > 3 * relative[0]
 
@@ -199,19 +209,21 @@ def test_interval_without_a_date_seen_by_most_falls_back_to_the_pixels() -> None
     assert event_interval(group, breaks, cube, (0, 0), EventConfig()) == (DAY - 10, DAY + 10, DAY)
 
 
-@pytest.fixture
-def event() -> ChangeEvent:
-    breaks = break_map([(np.s_[3:8, 4:10], DAY)], half=10)
-    (group,), _ = group_pixels(breaks, EventConfig())
+def two_band_cube(cloudy: slice = slice(40, 60)) -> Cube:
+    """Red and near infrared every ten days: green until DAY, bare from then on; all cloud in one part."""
     days = np.arange(18000, 19500, 10, dtype=np.int32)
     values = np.full((len(days), 2, 30, 30), 0.1, np.float32)
     values[:, 1] = np.where(days < DAY, 0.5, 0.15)[:, None, None]
     observed = np.zeros((len(days), 30, 30), np.uint8)
-    observed[40:60] = Observed.CLOUD
-    values[40:60] = np.nan
-    cube = Cube(stored=values, observed=observed, days=days, bands=("red", "nir"), grid=GRID)
-    series = event_series(cube, group.rows, group.cols)
-    return make_event("S-001", group, breaks, GRID, cube, (0, 0), NOTHING, series, EventConfig())
+    observed[cloudy] = Observed.CLOUD
+    return Cube(stored=values, observed=observed, days=days, bands=("red", "nir"), grid=GRID)
+
+
+@pytest.fixture
+def event() -> ChangeEvent:
+    breaks = break_map([(np.s_[3:8, 4:10], DAY)], half=10)
+    (group,), _ = group_pixels(breaks, EventConfig())
+    return describe_event("S-001", group, breaks, two_band_cube(), EventConfig(), taken=NOTHING)
 
 
 def test_event_states_plain_facts(event: ChangeEvent) -> None:
@@ -223,8 +235,153 @@ def test_event_states_plain_facts(event: ChangeEvent) -> None:
     )
     assert change.before.standard_uncertainty == pytest.approx(0, abs=1e-9)
     assert event.longest_gap_days == 210
+    (blind,) = event.blind
+    assert (blind.days, blind.cloud, blind.not_observed, blind.failed_read, blind.in_interval) == (210, 20, 0, 0, False)
+    assert event.pace is Pace.ABRUPT and event.spread_days == 0
+    assert (event.agreement, event.direction_agreement) == (1.0, 1.0)
+    assert event.outlined == pytest.approx(3000, rel=1e-3)
+    assert event.registration_dates == 0 and event.registration_pixels == 0.3
+    # NDVI 0.67 is beyond the limit of vegetation; two bands cannot say what is bare.
+    assert event.before.cover is Cover.VEGETATION and event.after.cover is Cover.UNKNOWN
+    assert event.after.reason == "satellite.cover_missing_bands" and event.before.water_share is None
     # Dates 18000, 18010 ... up to 18790 without the 20 cloudy ones: 80 - 20; from 18810 on: 69.
     assert (event.clear_before, event.clear_after) == (60, 69)
+
+
+def test_an_event_does_not_depend_on_how_much_the_cube_covers() -> None:
+    breaks = break_map([(np.s_[3:8, 4:10], DAY)], half=10)
+    large = replace(GRID, shape=(90, 90))
+
+    def wide(layer: np.ndarray, fill: object) -> np.ndarray:
+        result = np.full((*layer.shape[:-2], 90, 90), fill, layer.dtype)
+        result[..., 40:70, 30:60] = layer
+        return result
+
+    fills = {"break_date": NODATE, "last_clear_before": NODATE, "first_clear_after": NODATE, "magnitude": np.nan, "score": np.nan}
+    fills |= {"pace": 0, "observations": 80, "status": Status.NO_CHANGE}
+    wider = replace(breaks, grid=large, **{name: wide(getattr(breaks, name), fill) for name, fill in fills.items()})
+    (group,), _ = group_pixels(wider, EventConfig())
+    part = two_band_cube()
+    values = np.tile(part.stored[:, :, :1, :1], (1, 1, 90, 90))
+    values += np.random.default_rng(3).normal(0, 0.01, values.shape).astype(np.float32)
+    observed = np.tile(part.observed[:, :1, :1], (1, 90, 90))
+    whole = Cube(stored=values, observed=observed, days=part.days, bands=part.bands, grid=large)
+    taken = np.zeros((90, 90), bool)
+    window = event_window(group, (90, 90))
+    corner = (int(window.row_off), int(window.col_off))
+    assert corner != (0, 0) and window.height == 48
+    cut = crop(whole, window)
+    assert cut.grid.transform @ (0, 0) == large.transform @ (corner[1], corner[0])
+    config = EventConfig()
+    one = describe_event("S-001", group, wider, whole, config, taken=taken)
+    assert one == describe_event("S-001", group, wider, cut, config, taken=taken, corner=corner)
+    with pytest.raises(ValueError, match="does not cover"):
+        describe_event("S-001", group, wider, cut, config, taken=taken)
+
+
+def test_measured_registration_takes_the_place_of_the_assumed_one() -> None:
+    breaks = break_map([(np.s_[3:8, 4:10], DAY)], half=10)
+    (group,), _ = group_pixels(breaks, EventConfig())
+    parts = []
+    for registration in (None, Registration(sd_pixels=0.6, dates=40)):
+        found = describe_event("S-001", group, breaks, two_band_cube(), EventConfig(), taken=NOTHING, registration=registration)
+        parts.append(found.area_parts["registration"])
+    assert parts[1] == pytest.approx(2 * parts[0], rel=1e-9)
+    assert (found.registration_pixels, found.registration_dates) == (0.6, 40)
+
+
+def test_pixels_that_do_not_agree_are_counted_and_widen_the_error() -> None:
+    breaks = break_map([(np.s_[3:13, 4:14], DAY)], half=10)
+    before, after = breaks.last_clear_before.copy(), breaks.first_clear_after.copy()
+    before[0, 6:8, 6:8], after[0, 6:8, 6:8] = DAY + 30, DAY + 40  # four interior pixels later
+    breaks = replace(breaks, last_clear_before=before, first_clear_after=after)
+    (group,), _ = group_pixels(breaks, EventConfig())
+    cube = two_band_cube()
+    values = cube.stored.copy()
+    values[cube.days >= DAY, 1, 10, 10] = 0.9  # one went the other way
+    cube = replace(cube, stored=values)
+    overlaps, along = pixel_agreement(group, breaks, cube, (0, 0), (DAY - 10, DAY + 10))
+    assert (~overlaps).sum() == 4 and (~along).sum() == 1
+    found = describe_event("S-001", group, breaks, cube, EventConfig(), taken=NOTHING)
+    assert (found.agreement, found.direction_agreement) == (0.96, 0.99)
+    # Five interior pixels belong to the event or do not: a rectangular distribution of that width.
+    assert found.area_parts["classification"] == pytest.approx(found.outlined / 100 * 5 / np.sqrt(12), rel=1e-9)
+
+
+def test_blind_periods_tell_cloud_from_missing_coverage_and_failed_reads() -> None:
+    (group,), _ = group_pixels(break_map([(np.s_[3:8, 4:10], DAY)]), EventConfig())
+    cube = two_band_cube(slice(0, 0))
+    observed = cube.observed.copy()
+    observed[50:53], observed[53:55], observed[55:59] = Observed.CLOUD, Observed.NOT_OBSERVED, Observed.FAILED_READ
+    observed[70, 3:8, 4:7] = Observed.CLOUD  # half of the pixels: still a clear view
+    observed[100:107, :, :] = Observed.OUTSIDE
+    series = event_series(replace(cube, observed=observed), group.rows, group.cols)
+    assert series.state[70] == Observed.CLEAR and series.state[51] == Observed.CLOUD
+    assert series.counts[70].tolist() == [15, 15, 0, 0, 0] and series.counts[56].tolist() == [0, 0, 0, 30, 0]
+    first, second = blind_periods(series, 18000, 19490, (18500, 18700), 60)
+    assert (first.cloud, first.not_observed, first.failed_read, first.days, first.in_interval) == (3, 2, 4, 100, True)
+    assert (second.not_observed, second.in_interval) == (7, False)
+    assert blind_periods(series, 18000, 19490, (18500, 18700), 100) == ()
+    # The ends of the series count: the first scene came late.
+    assert blind_periods(series, 17900, 19490, (18500, 18700), 90)[0].start == date(2019, 1, 4)
+
+
+def test_a_gradual_event_says_so() -> None:
+    breaks = break_map([(np.s_[3:8, 4:10], DAY)], half=100)
+    pace = np.where(breaks.pace > 0, np.uint8(Pace.GRADUAL), np.uint8(0))
+    breaks = replace(breaks, pace=pace)
+    (group,), _ = group_pixels(breaks, EventConfig())
+    found = describe_event("S-001", group, breaks, two_band_cube(), EventConfig(), taken=NOTHING)
+    assert found.pace is Pace.GRADUAL and (found.first_clear_after - found.last_clear_before).days == 200
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_any_group_on_any_ground_becomes_an_event(seed: int) -> None:
+    """Noise, all states, one band or six, one pixel or the whole map, two breaks: values stay in their ranges, nothing warns."""
+    rng = np.random.default_rng(9000 + seed)
+    rows, cols, times = (int(n) for n in rng.integers((1, 1, 3), (40, 40, 60)))
+    bands = ("NDVI",) if seed % 4 == 0 else ("blue", "green", "red", "nir", "swir1", "swir2")[: int(rng.choice([2, 4, 6]))]
+    grid = replace(GRID, shape=(rows, cols))
+    days = np.sort(rng.choice(1500, times, replace=False)).astype(np.int32)
+    seen = [0.6, 0.2, 0.1, 0.05, 0.05] if seed % 3 else [0.02, 0.5, 0.2, 0.2, 0.08]
+    cube = Cube(
+        stored=rng.normal(0.2, 0.1, (times, len(bands), rows, cols)).astype(np.float32),
+        observed=rng.choice(5, (times, rows, cols), p=seen).astype(np.uint8),
+        days=days,
+        bands=bands,
+        grid=grid,
+    )
+    first = np.where(rng.random((rows, cols)) < 0.5, rng.integers(days[0], days[-1], (rows, cols)), NODATE)
+    second = np.where((first != NODATE) & (rng.random((rows, cols)) < 0.5), first + 100, NODATE)
+    date_of = np.stack([first, second]).astype(np.int32)
+    found = date_of != NODATE
+    breaks = BreakMap(
+        grid=grid,
+        first_day=int(days[0]),
+        last_day=int(days[-1]),
+        break_date=date_of,
+        last_clear_before=np.where(found, date_of - rng.integers(0, 60), NODATE).astype(np.int32),
+        first_clear_after=np.where(found, date_of + rng.integers(0, 60), NODATE).astype(np.int32),
+        magnitude=np.where(found, np.float32(0.3), np.float32(np.nan)),
+        magnitude_of=bands[0],
+        score=np.where(found, np.float32(9), np.float32(np.nan)),
+        pace=np.where(found, rng.integers(1, 3, found.shape), 0).astype(np.uint8),
+        observations=(cube.observed == 0).sum(axis=0).astype(np.int16),
+        status=np.where(found[0], np.uint8(Status.CHANGE), np.uint8(Status.NO_CHANGE)),
+    )
+    config = EventConfig(min_pixels=1, link_days=int(rng.choice([0, 45, 2000])))
+    groups, left_over = group_pixels(breaks, config)
+    assert left_over == 0
+    taken = group_mask(groups, grid)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for group in groups[:10]:
+            made = describe_event("S-001", group, breaks, cube, config, taken=taken)
+            assert made.last_clear_before <= made.break_date <= made.first_clear_after
+            assert made.area.value > 0 and made.area.standard_uncertainty is not None
+            assert made.area.standard_uncertainty == pytest.approx(np.sqrt(sum(v**2 for v in made.area_parts.values())))
+            assert 0 < made.confidence < 1 and 0 <= made.agreement <= 1 and made.contrast >= 0
+            assert all(a.end <= b.start for a, b in pairwise(made.blind))
 
 
 def test_geojson_is_rfc7946(event: ChangeEvent) -> None:

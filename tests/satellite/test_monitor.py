@@ -18,9 +18,9 @@ import satellite
 from geoevidence.errors import ConfigError, CoverageError, HistoryTooShortError
 from geoevidence.messages import texts
 from geoevidence.raster import read_raster
-from geoevidence.types import Message, ProcessResult
+from geoevidence.types import Message, ProcessResult, config_from_parameters
 from satellite.synthetic import SimulatedCube, SimulationConfig, simulate, write_stack
-from satellite.types import NODATE, Status
+from satellite.types import NODATE, Pace, Status
 from satellite.workflow import MonitorConfig, monitor
 
 from .conftest import FELLING, SMALL
@@ -85,7 +85,7 @@ def test_products_are_complete_and_agree(run: tuple[Path, ProcessResult], site: 
     assert ProcessResult.read(out) == ProcessResult.from_dict(result.to_dict())
     kinds = {product.kind for product in result.products}
     assert kinds == {
-        "break_date", "magnitude", "observations", "status", "scenes", "events", "events_geojson",
+        "break_date", "magnitude", "pace", "observations", "status", "scenes", "events", "events_geojson",
         "chip_before", "chip_after", "series_plot", "series", "preview",
     }  # fmt: skip
     assert set(result.findings[0].products) >= {"S-001-chip_before.png", "S-001-chip_after.png", "S-001-series.csv"}
@@ -102,7 +102,10 @@ def test_products_are_complete_and_agree(run: tuple[Path, ProcessResult], site: 
     assert len(scenes["scenes"]) == len(site.dates)
     assert all(sum(day[k] for k in ("clear", "cloud", "not_observed", "failed_read")) == 1600 for day in scenes["days"])
     rows = (out / "S-001-series.csv").read_text(encoding="utf-8").splitlines()
-    assert rows[0].startswith("date,state,clear_share,NDVI,MNDWI") and len(rows) == len(site.dates) + 1
+    states = "pixels_clear,pixels_cloud,pixels_not_observed,pixels_failed_read,pixels_outside"
+    assert rows[0].startswith(f"date,part,state,{states},NDVI,MNDWI") and len(rows) == len(site.dates) + 1
+    pace = read_raster(out / "pace.tif").data
+    assert np.array_equal(pace != Pace.NONE, dates.data[:depth] != NODATE)
 
 
 def test_every_text_exists_in_both_languages(run: tuple[Path, ProcessResult]) -> None:
@@ -197,6 +200,51 @@ def test_config_file(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             MonitorConfig.read(path)
         assert caught.value.message_id == message, text
+
+
+def test_config_survives_its_record(tmp_path: Path) -> None:
+    path = tmp_path / "monitor.toml"
+    path.write_text(
+        "regrid = true\nmin_confidence = 0.5\nclear = [4, 5]\n[events]\nblind_days = 40\n[events.attribute]\ngreen = 0.5\n"
+        "[events.area]\ntexture = 0.2\n[registration]\nwindow = 128\n",
+        encoding="utf-8",
+    )
+    config = MonitorConfig.read(path)
+    assert (config.regrid, config.min_confidence, config.events.blind_days) == (True, 0.5, 40)
+    assert (config.events.attribute.green, config.events.area.texture, config.registration.window) == (0.5, 0.2, 128)
+    recorded = json.loads(json.dumps(config.to_parameters()))
+    assert config_from_parameters(MonitorConfig, recorded) == config
+    for text in ("regrid = 1", "min_pixels = true", "[events]\nblind_days = 0", "min_confidence = 1.0"):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError):
+            MonitorConfig.read(path)
+
+
+def test_doubtful_events_are_counted_not_listed(run: tuple[Path, ProcessResult], stack_folder: Path, tmp_path: Path) -> None:
+    config = MonitorConfig(min_confidence=0.99)  # above the highest that is ever stated
+    result = monitor(stack_folder, out=tmp_path / "out", config=config)
+    (finding,) = result.findings
+    assert finding.message.id == "satellite.no_change"
+    (gap,) = (gap for gap in result.gaps if gap.id == "satellite.gap_doubtful")
+    listed = run[1].findings[0].message.values["pixels"]
+    assert gap.values["percent"] == 99 and gap.values["pixels"] >= listed and gap.values["count"] >= 1
+    assert satellite.figures_again(result, products=tmp_path / "out", inputs=stack_folder) == {}
+    # the raster of dates holds them all the same
+    assert (tmp_path / "out" / "break_date.tif").read_bytes() == (run[0] / "break_date.tif").read_bytes()
+
+
+def test_facts_say_what_it_was_how_sure_and_what_the_error_is_made_of(run: tuple[Path, ProcessResult]) -> None:
+    (finding,) = run[1].findings
+    facts = {fact.id: fact.values for fact in finding.facts}
+    assert facts["satellite.from_to"]["after"].id == "satellite.cover_name_bare"  # it turned to sand
+    assert 50 <= facts["satellite.confidence"]["percent"] <= 98
+    assert facts["satellite.agreement"]["direction"] == 100
+    parts = facts["satellite.area_parts"]
+    # 40 x 40 pixels are too few to measure how the scenes lie on each other: assumed, and said in the limits as well
+    assert parts["how"].id == "satellite.registration_assumed" and parts["pixels"] == "0.30"
+    assert "satellite.limit_registration" in {limit.id for limit in finding.limitations}
+    total = sum(float(parts[name]) ** 2 for name in ("edge", "registration", "classification")) ** 0.5
+    assert finding.quantity is not None and total == pytest.approx(finding.quantity.standard_uncertainty, abs=1.5)
 
 
 def test_import_is_light() -> None:
