@@ -34,7 +34,7 @@ from satellite.types import ChangeEvent, Cover, Cube, Pace
 SMALLEST = 3
 LISTED = 10
 EARLY, LATE = 30, 180
-LOOSE, DEFAULT = 0.03, 0.003
+LOOSE, DEFAULT = 0.02, 0.003
 PENALTY = 0.02
 """Ridge on the slopes: keeps them sane where the tuning events do not decide."""
 _EPOCH = np.datetime64("1970-01-01", "D")

@@ -658,7 +658,7 @@ def look_rows(
                         looks = min(max(float(one[LEARNT]), 20.0), settings.memory_looks)
                         _accept(look, bands, m, table[then], _F(trust * settings.quantum / looks))
                         one[LEARNT] = min(one[LEARNT] + 1, 32767)
-                    one[TAKEN_DAY] = then
+                one[TAKEN_DAY] = then
                 for i in range(1, depth):
                     for c in range(bands + 1):
                         look[i - 1, c] = look[i, c]
@@ -698,20 +698,26 @@ def look_rows(
                 continue
             if score < settings.low:
                 continue
-            # Looks of the run that are nearer to the shifted state than to the old one.
-            supports, first, last_support = 0, -1, -1
-            for i in range(held - length, held):
+            # Looks that are nearer to the shifted state than to the old one: of the run, and without a break before it.
+            for k in range(bands):
+                s[k] = best_a[k] / (best_b[k] + _F(0.02))
+            supports, first, newest_supports, missed = 0, -1, False, False
+            for i in range(held - 1, -1, -1):
                 along, norm = 0.0, 0.0
                 for k in range(bands):
-                    shift = best_a[k] / (best_b[k] + _F(0.02))
-                    along += shift * z[i, k] / (_F(1) + c2[i, k])
-                    norm += shift * shift / (_F(1) + c2[i, k])
+                    along += s[k] * z[i, k] / (1.0 + c2[i, k])
+                    norm += s[k] * s[k] / (1.0 + c2[i, k])
                 if along > 0.5 * norm:
                     supports += 1
-                    last_support = i
-                    if first < 0:
-                        first = i
-            if supports < settings.provisional_looks or last_support != held - 1:
+                    first = i
+                    newest_supports = newest_supports or i == held - 1
+                    missed = False
+                elif i <= held - length:
+                    # Inside the run that was reported one look may miss; two together end it.
+                    if missed or one[STATE] != PROVISIONAL or look[i, 0] < one[FIRST]:
+                        break
+                    missed = True
+            if supports < settings.provisional_looks or not newest_supports:
                 continue
             run = held - first
             # The shift again, without the limit of a look and as medians: clouds that nobody masked differ among themselves.
@@ -736,7 +742,7 @@ def look_rows(
             # A spell is news only when it is longer than any rule and the pixel's own past know.
             usual = max(settings.water_run_days, 1.5 * one[LONGEST])
             sure = sure and not (away and day - one[SPELL] <= usual)
-            again = one[STATE] == PROVISIONAL and look[first, 0] > one[PROVISIONAL_DAY]
+            again = one[STATE] == PROVISIONAL and first > 0 and look[first, 0] > one[PROVISIONAL_DAY]
             if one[STATE] == PROVISIONAL and not sure and not again:
                 size[row, col, 1] = score
                 continue
@@ -746,11 +752,13 @@ def look_rows(
                 one[PROVISIONAL_DAY] = newest
                 one[CONFIRMED_DAY] = NO_DAY
                 one[WITHDRAWN_DAY] = NO_DAY
-            old = one[TAKEN_DAY] if first == 0 else look[first - 1, 0]
-            began = look[first, 0]
-            if away and old < one[SPELL] < began:
-                began = one[SPELL]  # the spell's own looks were passed over until now
-            one[FIRST], one[LAST_OLD] = began, old
+            # A run that has outgrown the window keeps the days of its beginning.
+            if one[STATE] != PROVISIONAL or again or first > 0:
+                old = one[TAKEN_DAY] if first == 0 else look[first - 1, 0]
+                began = look[first, 0]
+                if away and old < one[SPELL] < began:
+                    began = one[SPELL]  # the spell's own looks were passed over until now
+                one[FIRST], one[LAST_OLD] = began, old
             _shift_of(m, bands, s)
             size[row, col, 0] = _magnitude(m, bands, table[int(look[first, 0])], s, settings)
             size[row, col, 1] = score

@@ -131,11 +131,13 @@ def distance_from_old(departure: Departure, until: int) -> NDArray[np.float64]:
     return distances
 
 
-def checked_interval(departure: Departure, *, margin_days: int, usual: float, clear: float) -> tuple[int, int] | None:
+def checked_interval(
+    departure: Departure, *, margin_days: int, usual: float, clear: float, part: float
+) -> tuple[int, int] | None:
     """The interval by the dates on which the event had not and had departed from its analogue.
 
     A date is old when its distance from the old state is at most the `usual` quantile of old dates, and new when it is at least
-    `clear` times that. Of all cuts between two dates from `margin_days` before to as many after the given interval the one
+    `clear` times that and `part` of the median distance of the new state (a hazy date is not new). Of all cuts between two dates from `margin_days` before to as many after the given interval the one
     with the fewest new dates before and old dates after it is taken, the latest of equals; the interval runs from the last
     old date before it to the first new one after it. Dates that are neither widen it.
 
@@ -149,10 +151,11 @@ def checked_interval(departure: Departure, *, margin_days: int, usual: float, cl
         return None
     distance = distance_from_old(departure, quiet)
     limit = float(np.quantile(distance[days <= quiet], usual))
-    if np.median(distance[days >= departure.after]) < clear * limit:
+    far = float(np.median(distance[days >= departure.after]))
+    if far < clear * limit:
         return None
     near = np.flatnonzero((days >= quiet) & (days <= departure.after + margin_days))
-    old, new = distance[near] <= limit, distance[near] >= clear * limit
+    old, new = distance[near] <= limit, distance[near] >= max(clear * limit, part * far)
     wrong = np.concatenate([[0], np.cumsum(new)]) + np.concatenate([np.cumsum(old[::-1])[::-1], [0]])
     cut = len(near) - int(np.argmin(wrong[::-1]))
     first, last = np.flatnonzero(old[:cut]), np.flatnonzero(new[cut:])

@@ -58,8 +58,8 @@ class EventConfig:
         outside the true one, px (a mixed pixel counts from a tenth to a third of its area on).
     check_days: so far around the interval of the pixels the dates are checked against unchanged ground, d (`checked_interval`).
     check_usual: quantile of the distances of old dates that a date of the old state may have (1).
-    check_clear: times that distance from which on a date shows a new state (1). All three: tuning seeds of
-        `bench/satellite_confidence.py`.
+    check_clear: times that distance from which on a date shows a new state (1). check_part: part of the distance of the new
+        state that it must also have (1). All four: tuning seeds of `bench/satellite_confidence.py`.
     blind_days: a time without a clear view of the polygon is listed from this length on, d (the plum rains: about 60).
     area: how the shares of edge pixels are found, see `AreaConfig`. attribute: how classes are named, see `AttributeConfig`.
     """
@@ -73,6 +73,7 @@ class EventConfig:
     check_days: int = 120
     check_usual: float = 0.95
     check_clear: float = 2.0
+    check_part: float = 0.3
     blind_days: int = 60
     area: AreaConfig = field(default_factory=AreaConfig)
     attribute: AttributeConfig = field(default_factory=AttributeConfig)
@@ -88,6 +89,7 @@ class EventConfig:
             "check_days": (0, 3650),
             "check_usual": (0.5, 1),
             "check_clear": (1, 100),
+            "check_part": (0, 1),
             "blind_days": (1, 3650),
         }
         for name, (low, high) in ranges.items():
@@ -508,7 +510,9 @@ def describe_event(
     other = taken[top : top + cube.grid.shape[0], left : left + cube.grid.shape[1]] & ~inside
     departure = departure_of(cube, inside, other, before=before, after=after, since=since, until=until)
     if departure is not None and not gradual:
-        checked = checked_interval(departure, margin_days=config.check_days, usual=config.check_usual, clear=config.check_clear)
+        checked = checked_interval(
+            departure, margin_days=config.check_days, usual=config.check_usual, clear=config.check_clear, part=config.check_part
+        )
         if checked is not None:
             before, after = checked
             middle = (before + after) // 2

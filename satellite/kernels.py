@@ -54,6 +54,7 @@ class Rule(NamedTuple):
     margin: float
     scatter: float
     reach: float
+    model_doubt: float
     phase_sd_days: float
     amplitude_sd: float
     level_sd: float
@@ -618,11 +619,13 @@ def _beyond(first, last, ref_blocks, mean, when, bands, direction):
 
 
 @njit(nogil=True, cache=True)
-def _separation(X, share, first, last, ref_blocks, per_block, mean, size, begin, A, L, beta, years, rule, D, V, F, direction):
+def _separation(
+    X, share, first, last, ref_blocks, per_block, mean, size, begin, A, L, beta, years, doubt, rule, D, V, F, direction
+):
     """Normal score of the mean D of the other side's blocks first..last-1 against what nature does there.
 
-    Covariance: scatter of the reference side's blocks; how well its model is known where the other side lies; and years
-    that are early or late, strong or weak, wet or dry, which shift all their dates alike.
+    Covariance: scatter of the reference side's blocks; how well its model is known where the other side lies, up to `doubt`;
+    and years that are early or late, strong or weak, wet or dry, which shift all their dates alike.
     Score: sqrt(2 D' V^-1 D) - sqrt(2 B - 1) (Fisher's approximation of chi-square).
     """
     bands = mean.shape[1]
@@ -655,7 +658,7 @@ def _separation(X, share, first, last, ref_blocks, per_block, mean, size, begin,
         F[3, k] = s * L[k, k]
         spread += F[3, k] * F[3, k]
     forgiven = rule.allowance * rule.allowance / max(1.0, years)
-    wide = rule.scatter * ((1.0 + 9.0 / (m * m)) / m + 1.0 / ref_blocks + spread * per_block)
+    wide = rule.scatter * ((1.0 + 9.0 / (m * m)) / m + 1.0 / ref_blocks + min(spread, doubt) * per_block)
     for a in range(bands):
         for b in range(a + 1):
             level = 0.0
@@ -680,7 +683,7 @@ def _separation(X, share, first, last, ref_blocks, per_block, mean, size, begin,
 
 
 @njit(nogil=True, cache=True)
-def _judge(X, e, t, low, cut, high, ridge, rule, work, old, new, shift, direction):
+def _judge(X, e, t, low, cut, high, ridge, doubt, rule, work, old, new, shift, direction):
     """(score, reference side is first); -1 where a rule of duration or number is not met.
 
     Leaves the reference side's model in old (or new, where it is the later side), the residuals against it in work's q, the
@@ -740,7 +743,9 @@ def _judge(X, e, t, low, cut, high, ridge, rule, work, old, new, shift, directio
         return -1.0, reference_first
     years = (t[d - 1] - t[c]) / _YEAR
     per_block = (b - a) / nr
-    best = _separation(X, share, nr, end, nr, per_block, mean, size, begin, A, L, beta, years, rule, shift, V, F, direction)
+    best = _separation(
+        X, share, nr, end, nr, per_block, mean, size, begin, A, L, beta, years, doubt, rule, shift, V, F, direction
+    )
     if best >= rule.min_score and _beyond(nr, end, nr, mean, when, bands, direction) < rule.margin:
         best = -1.0
     # A state that fades (regrowth) is judged by its first months as well.
@@ -754,7 +759,7 @@ def _judge(X, e, t, low, cut, high, ridge, rule, work, old, new, shift, directio
             first -= 1
     if last - first >= rule.fresh_blocks and last - first < end - nr:
         D, W = F[2], F[4]
-        fresh = _separation(X, share, first, last, nr, per_block, mean, size, begin, A, L, beta, 1.0, rule, D, V, F, W)
+        fresh = _separation(X, share, first, last, nr, per_block, mean, size, begin, A, L, beta, 1.0, doubt, rule, D, V, F, W)
         fresh /= rule.fresh_factor
         if fresh > best and fresh >= rule.min_score and _beyond(first, last, nr, mean, when, bands, W) >= rule.margin:
             best = fresh
@@ -917,7 +922,7 @@ def _size(e, X, t, low, cut, high, bands, reference_first, beta, S, centre, rule
 
 
 @njit(nogil=True, cache=True)
-def _pixel(y, t, X, n, bands, rule, memory, out_days, out_values):
+def _pixel(y, t, X, n, bands, doubt, rule, memory, out_days, out_values):
     """Breaks of one series y (B, n) at days t; returns how many.
 
     out_days: (k, 3) break date, last clear before, first clear after. out_values: (k, 3) signed change, score, pace.
@@ -951,11 +956,12 @@ def _pixel(y, t, X, n, bands, rule, memory, out_days, out_values):
         for c in range(a):
             _added(own, e[c, :n], _F(-S[a, c]))
         _scaled(own, own, _F(SL[a, a]))
-    # Prior of a segment in units of the noise: level 15, yearly 8, faster harmonics 4, slope 1 a year.
+    # Prior of a segment in units of the noise: level 15, yearly 8, faster harmonics 4, slope 1/4 a year:
+    # a free slope would explain a change away, and its own uncertainty would hide one where dates are few.
     ridge[0] = 1 / 15.0**2
     ridge[1] = ridge[2] = 1 / 8.0**2
     ridge[3] = ridge[4] = ridge[5] = ridge[6] = 1 / 4.0**2
-    ridge[7] = 1 / 1.0**2
+    ridge[7] = 1 / 0.25**2
 
     # Binary segmentation, then each cut is judged again between its final neighbours.
     marks = np.empty(MAX_BREAKS + 2, np.int64)
@@ -970,7 +976,7 @@ def _pixel(y, t, X, n, bands, rule, memory, out_days, out_values):
         count = _candidates(X, e, low, high, ridge, rule, search, cuts, gains)
         for k in range(count):
             cut = cuts[k]
-            score, first = _judge(X, e, t, low, cut, high, ridge, rule, judging, old, new, shift, direction)
+            score, first = _judge(X, e, t, low, cut, high, ridge, doubt, rule, judging, old, new, shift, direction)
             if score < rule.min_score:
                 continue
             other_days = t[high - 1] - t[cut] if first else t[cut - 1] - t[low]
@@ -1001,7 +1007,7 @@ def _pixel(y, t, X, n, bands, rule, memory, out_days, out_values):
     for q in range(found):
         cut = ordered[q]
         high = ordered[q + 1] if q + 1 < found else n
-        score, first = _judge(X, e, t, low, cut, high, ridge, rule, judging, old, new, shift, direction)
+        score, first = _judge(X, e, t, low, cut, high, ridge, doubt, rule, judging, old, new, shift, direction)
         if score < rule.min_score:
             continue
         beta = old if first else new
@@ -1013,10 +1019,10 @@ def _pixel(y, t, X, n, bands, rule, memory, out_days, out_values):
             # What follows a step slowly (regrowth, filling up) is part of that change.
             continue
         if pace == _GRADUAL and last_pace == _GRADUAL:
-            s = 0.0
+            same_way = 0.0
             for c in range(bands):
-                s += shift[c] * last_shift[c]
-            if s > 0:
+                same_way += shift[c] * last_shift[c]
+            if same_way > 0:
                 continue
         if first:
             _model(X, e, cut, high, ridge, judging[0], judging[1], new)
@@ -1170,12 +1176,15 @@ def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_l
                 for c in range(bands):
                     for i in range(n):
                         y[c, i] = block[k, c, place[i]]
+                # Where water comes and goes, what is left of the year is no firm ground for a model: its doubt counts in full.
+                doubt = rule.model_doubt
                 if rule.water_a >= 0:
                     m = _keep_one_medium(y, t, n, keep, state, spell, rule)
                     if m < rule.min_observations or t[keep[m - 1]] - t[keep[0]] < rule.min_span_days:
                         status[row, col] = _TOO_FEW
                         continue
                     if m < n:
+                        doubt = np.inf
                         for i in range(m):
                             place[i] = place[keep[i]]
                             t[i] = t[keep[i]]
@@ -1185,7 +1194,7 @@ def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_l
                 for q in range(P):
                     for i in range(n):
                         Xs[q, i] = X[q, place[i]]
-                found = _pixel(y, t, Xs, n, bands, rule, memory, pixel_days, pixel_values)
+                found = _pixel(y, t, Xs, n, bands, doubt, rule, memory, pixel_days, pixel_values)
                 status[row, col] = _CHANGE if found > 0 else _NO_CHANGE
                 for q in range(found):
                     for c in range(3):

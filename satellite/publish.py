@@ -459,7 +459,9 @@ class _Publisher:
             gaps.append(Message(id="satellite.scan_failed_reads", values={"scene": name, "tiles": count}))
         pixels = record["pixels"]
         asked = sum(count for status, count in pixels.items() if status != "outside")
-        if record["undecided_share"] >= 0.0005:
+        if not asked:
+            gaps.append(Message(id="satellite.scan_gap_no_pixels"))
+        elif record["undecided_share"] >= 0.0005:
             causes = {name: f"{100 * pixels[name] / asked:.1f}" for name in ("cloud", "too_few", "not_observed", "failed_read")}
             share = f"{100 * record['undecided_share']:.1f}"
             gaps.append(Message(id="satellite.scan_gap_undecided", values={"share": share, **causes}))

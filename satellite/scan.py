@@ -116,7 +116,7 @@ class Crew:
                 client = stack.enter_context(Client(where))
             else:
                 try:
-                    client = stack.enter_context(Client(self._address, timeout="20s"))
+                    client = stack.enter_context(Client(self._address, timeout="10s"))
                 except (OSError, ValueError, TimeoutError) as error:
                     raise InputError("satellite.scan_no_cluster", address=self._address, reason=str(error)) from error
                 others = {digest for digest in client.run(_worker_code).values() if digest != code_digest()}

@@ -53,6 +53,8 @@ class BreakConfig:
     scatter: factor on the variance of the reference state's block means, for what lasts longer than a block (1); larger is stricter.
     index_scatter: the same for a cube of one index, where nothing but size tells a change from weather.
     reach: distance from the model, in the reference state's own noise, beyond which an observation counts no more (1).
+    model_doubt: largest variance (noise units squared) that the uncertainty of the reference model adds, except where water comes
+        and goes; smaller sees more where dates are few and seasons are missing.
     margin: mean excess beyond what the same season of other years showed, as a share of that range (1), below which a cut is refused.
     phase_sd_days: standard deviation of the season's yearly shift, d; larger forgives early and late seasons.
     amplitude_sd: standard deviation of the season's yearly relative height (1); larger forgives strong and weak seasons.
@@ -79,18 +81,19 @@ class BreakConfig:
     min_index_shift: float = 0.03
     block_days: int = 30
     min_blocks: int = 2
-    fresh_days: int = 110
+    fresh_days: int = 365
     fresh_blocks: int = 3
-    fresh_factor: float = 2.0
+    fresh_factor: float = 1.5
     scatter: float = 1.5
     index_scatter: float = 3.0
     reach: float = 9.0
+    model_doubt: float = 0.12
     margin: float = 0.3
     phase_sd_days: float = 10.0
     amplitude_sd: float = 0.1
     level_sd: float = 0.15
     allowance: float = 0.6
-    gradual_gain: float = 40.0
+    gradual_gain: float = 20.0
     spike: float = 4.0
     noise_floor: float = 0.001
     decisive: float = 6.0
@@ -122,6 +125,7 @@ class BreakConfig:
             "scatter": (0.1, 100),
             "index_scatter": (0.1, 100),
             "reach": (1, 1e6),
+            "model_doubt": (0, 1e6),
             "margin": (0, 100),
             "gradual_gain": (0, 1e6),
             "spike": (1, 1e6),
@@ -174,6 +178,7 @@ def _rule(config: BreakConfig, bands: tuple[str, ...]) -> tuple[Rule, str]:
         fresh_factor=config.fresh_factor,
         scatter=config.index_scatter if len(bands) == 1 else config.scatter,
         reach=config.reach,
+        model_doubt=config.model_doubt,
         margin=config.margin,
         gradual_gain=config.gradual_gain,
         decisive=config.decisive,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
@@ -14,10 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from affine import Affine
+from click.testing import Result
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from app.cli import app
+from app.commands import text_of
 from geoevidence.crs import parse_crs
 from geoevidence.errors import ConfigError, FormatError, GridMismatchError, HistoryTooShortError, InputError
+from geoevidence.messages import render
 from geoevidence.raster import Grid
 from satellite import alert_kernels as kernels
 from satellite import alert_store
@@ -170,10 +173,10 @@ def test_a_lower_rate_never_confirms_earlier(felled: tuple[Cube, TileState]) -> 
     assert (strict.days_of(kernels.CONFIRMED_DAY)[both] >= state.days_of(kernels.CONFIRMED_DAY)[both]).all()
 
 
-def test_two_clouds_that_nobody_masked_are_withdrawn_and_stay_in_the_journal() -> None:
+def test_three_clouds_that_nobody_masked_are_withdrawn_and_stay_in_the_journal() -> None:
     cube = series(6, 6, seed=3, keep=1.0)
     everywhere = np.ones((6, 6), bool)
-    cloudy = changed(cube, everywhere, DAY + 1400, DAY + 1412, to=np.array([0.3, 0.3, 0.45, 0.35]))
+    cloudy = changed(cube, everywhere, DAY + 1400, DAY + 1416, to=np.array([0.3, 0.3, 0.45, 0.35]))
     state = run(cloudy)
     assert (state.state == AlertState.WITHDRAWN).all()
     assert (state.days_of(kernels.WITHDRAWN_DAY) > state.days_of(kernels.PROVISIONAL_DAY)).all()
@@ -622,6 +625,7 @@ def test_a_killed_write_leaves_the_old_file(
 # Folders and commands -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_folder_of_scenes_one_by_one_equals_all_at_once(stack_folder: Path, tmp_path: Path) -> None:
     stack = read_scenes(stack_folder)
     until = date(2022, 9, 30)
@@ -659,6 +663,7 @@ def test_a_folder_of_scenes_one_by_one_equals_all_at_once(stack_folder: Path, tm
         update_alerts(stack, tmp_path / "steps")
 
 
+@pytest.mark.slow
 def test_a_scene_that_changed_under_its_name_is_said(stack_folder: Path, tmp_path: Path) -> None:
     scenes = tmp_path / "scenes"
     shutil.copytree(stack_folder, scenes)
@@ -672,35 +677,41 @@ def test_a_scene_that_changed_under_its_name_is_said(stack_folder: Path, tmp_pat
     assert victim.name in run.changed
 
 
-def command(*words: str, lang: str = "en") -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).resolve().parents[2]
-    env = {**os.environ, "GEOEVIDENCE_LANG": lang, "PYTHONUTF8": "1", "PYTHONPATH": str(root)}
-    return subprocess.run(
-        [sys.executable, "-m", "app.cli", "satellite", "alerts", *words],
-        capture_output=True,
-        text=True,
-        env=env,
-        encoding="utf-8",
-    )
+def command(*words: str) -> Result:
+    return CliRunner().invoke(app, ["satellite", "alerts", *words])
 
 
+@pytest.mark.slow
 def test_the_commands(stack_folder: Path, tmp_path: Path) -> None:
     state, settings = str(tmp_path / "state"), tmp_path / "alerts.toml"
     done = command("start", str(stack_folder), "--state", state, "--until", "2023-01-31", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["tiles"] == 1
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["tiles"] == 1 and told["pixels"] == 1600 and told["monitored"] > 1500
     done = command("update", str(stack_folder), "--state", state, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert told["written"] == 1 and told["newest"] > "2024-06-01" and told["pixels"]["confirmed"] >= 60
+    assert {outcome for each in told["dates"] for outcome in each["tiles"]} <= set(Outcome)
+    assert command("update", str(stack_folder), "--state", state).exit_code == 0
     out = tmp_path / "alerts.geojson"
-    done = command("show", "--state", state, "--out", str(out), lang="zh")
-    assert done.returncode == 0 and "已确认" in done.stdout and "演示数据" in done.stdout, done.stderr
-    assert json.loads(out.read_text(encoding="utf-8"))["features"]
-    assert command("show", "--state", state, "--out", str(out)).returncode == 1  # never over an old file
+    done = command("show", "--state", state, "--out", str(out))
+    assert done.exit_code == 0, done.output
+    features = json.loads(out.read_text(encoding="utf-8"))["features"]
+    assert features and all(each["id"] in done.stdout for each in features)
+    assert text_of("core.synthetic") in done.stdout and text_of("cli.alerts.state.confirmed") in done.stdout
+    assert isinstance(command("show", "--state", state, "--out", str(out)).exception, InputError)  # never over an old file
     settings.write_text("confirm_looks = 9\n", encoding="utf-8")
     done = command("compare", str(stack_folder), "--state", state, "--config", str(settings), "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["counts"]["kept"] == 0
-    assert command("update", str(stack_folder), "--state", state, "--until", "31.1.2023").returncode == 64
-    assert command("show", "--state", str(tmp_path / "none")).returncode == 1
+    assert isinstance(command("update", str(stack_folder), "--state", state, "--until", "31.1.2023").exception, ConfigError)
+    assert isinstance(command("show", "--state", str(tmp_path / "none")).exception, InputError)
+
+
+def test_every_outcome_and_state_has_its_text_in_both_languages() -> None:
+    ids = [f"cli.alerts.outcome.{each}" for each in Outcome]
+    ids += [f"cli.alerts.state.{each}" for each in ("provisional", "confirmed", "withdrawn")]
+    ids += [f"cli.alerts.kind.{each}" for each in ("kept", "moved", "appeared", "vanished")]
+    for message in ids:
+        assert render(message, {}, "zh") != render(message, {}, "en")

@@ -69,7 +69,7 @@ def test_too_little_ground_or_too_few_months_say_nothing() -> None:
 
 def told(departure: object) -> bool:
     """Whether the interval is the two views around BREAK; one date in twenty that is old looks too odd to be called so."""
-    found = checked_interval(departure, margin_days=120, usual=0.95, clear=2.0)  # type: ignore[arg-type]
+    found = checked_interval(departure, margin_days=120, usual=0.95, clear=2.0, part=0.3)  # type: ignore[arg-type]
     return found is not None and found[0] in (990, 1000) and found[1] == 1010
 
 
@@ -92,10 +92,10 @@ def test_a_first_phase_in_another_direction_counts_as_departed() -> None:
 def test_a_change_that_does_not_stand_out_leaves_the_interval_alone() -> None:
     departure = departed(cube_of(step(BREAK, 0.0)), before=900, after=1100)
     assert departure is not None
-    assert checked_interval(departure, margin_days=120, usual=0.95, clear=2.0) is None
+    assert checked_interval(departure, margin_days=120, usual=0.95, clear=2.0, part=0.3) is None
     early = departed(cube_of(step(43, 0.05)), before=100, after=110)
     assert early is not None
-    assert checked_interval(early, margin_days=90, usual=0.95, clear=2.0) is None
+    assert checked_interval(early, margin_days=90, usual=0.95, clear=2.0, part=0.3) is None
 
 
 def test_odd_single_dates_move_neither_end_far() -> None:
@@ -105,6 +105,6 @@ def test_odd_single_dates_move_neither_end_far() -> None:
     spoilt[chosen] += rng.choice([-0.06, 0.06], 12)
     departure = departed(cube_of(spoilt), before=940, after=1080)
     assert departure is not None
-    found = checked_interval(departure, margin_days=120, usual=0.95, clear=2.0)
+    found = checked_interval(departure, margin_days=120, usual=0.95, clear=2.0, part=0.3)
     assert found is not None and found[0] < BREAK <= found[1]
     assert found[1] - found[0] <= 60

@@ -119,7 +119,9 @@ def test_lists_and_maps_turn_into_each_other() -> None:
     back = dense(nodes, WHOLE, GRID, first_day=16_000, last_day=19_000, magnitude_of="NDVI")
     depth = len(back.break_date)
     for name in ("break_date", "last_clear_before", "first_clear_after", "magnitude", "score", "pace"):
-        assert np.array_equal(getattr(back, name), getattr(breaks, name)[:depth], equal_nan=getattr(breaks, name).dtype.kind == "f")
+        assert np.array_equal(
+            getattr(back, name), getattr(breaks, name)[:depth], equal_nan=getattr(breaks, name).dtype.kind == "f"
+        )
     assert np.array_equal(back.status, breaks.status)
 
 
