@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import math
 import os
@@ -32,6 +33,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import satellite
 from bench.satellite_adapters import DETECTORS, NODATE, ORDINAL, SCALE, Block, Detector, Found
 from satellite.indices import band_roles
 
@@ -707,6 +709,8 @@ def main() -> None:
     for detector in map(_detector, NAMES):
         if not detector.version():
             raise SystemExit(f"{detector.name}: {detector.package} is not installed (docs/methods/satellite_peers.md says how)")
+    sources = b"".join((Path(satellite.__file__).parent / name).read_bytes() for name in ("segment.py", "kernels.py"))
+    print(f"ours: sha256 of segment.py and kernels.py begins {hashlib.sha256(sources).hexdigest()[:12]}")
     for chosen in options.sets:
         site = SETS[chosen](options.data)
         found, seconds = {}, {}

@@ -61,6 +61,7 @@ class Settings(NamedTuple):
     water_index: float
     water_margin: float
     water_run_days: float
+    water_year_days: float
     water_watch_days: float
     water_share: float
     water_a: int
@@ -152,16 +153,19 @@ def _wetness(y, settings):
 
 @njit(nogil=True, cache=True)
 def _away(y, said, medium, dry, settings):
-    """Whether a look shows the other medium: water, or what is mixed with it, on land; land on water.
+    """How far a look shows the other medium, water on land or land on water: 0 not, 1 mixed with it, 2 all.
 
-    dry: no wet look is near, so that a mixture must be clearly darker in the wet band than the season says.
+    said: what the season says of the look. dry: no wet look is near, so that a mixture on land must be clearly darker in the
+    wet band. What is mixed with water is wetter and darker there (concrete is not darker), and the reverse.
     """
-    q = _wetness(y, settings)
+    q, b, usual = _wetness(y, settings), y[settings.water_b], said[settings.water_b]
     if medium == WATER:
-        return q < settings.water_index
+        if q < settings.water_index:
+            return 2
+        return 1 if q < _wetness(said, settings) - settings.water_margin and b > 1.2 * usual else 0
     if q > settings.water_index:
-        return True
-    return q > settings.water_index - settings.water_margin and y[settings.water_b] < (0.85 if dry else 1.0) * said
+        return 2
+    return 1 if q > settings.water_index - settings.water_margin and b < (0.85 if dry else 1.0) * usual else 0
 
 
 # History --------------------------------------------------------------------------------------------------------------
@@ -622,14 +626,13 @@ def look_rows(
                 f = x[k]
                 for c in range(bands):
                     said[c] += f * m[square + k * bands + c]
-            away = False
+            away = 0
             if settings.water_a >= 0:
-                calm = one[SPELL] == NO_DAY and one[LONGEST] == 0
-                if one[SPELL] != NO_DAY or one[LONGEST] == 0 or one[MEDIUM] == WATER:
-                    away = _away(y, said[settings.water_b], one[MEDIUM], calm, settings)
-                else:
-                    away = _wetness(y, settings) > settings.water_index
-            if away:
+                spell = one[SPELL] != NO_DAY
+                away = _away(y, said, one[MEDIUM], not spell, settings)
+                if away == 1 and one[MEDIUM] == LAND and not spell and one[LONGEST] > 0:
+                    away = 0  # where water has been, more or less of it is in the scatter that was learnt
+            if away > 0:
                 if one[SPELL] == NO_DAY or day < one[SPELL]:
                     one[SPELL] = day
                 one[SPELL_GAP] = 0
@@ -739,9 +742,11 @@ def look_rows(
                 supports += new_square < old_square and new_square <= norm + 2.0 * bands
             sure = score >= settings.high and supports >= max(settings.confirm_looks, settings.support_share * run)
             sure = sure and look[held - 1, 0] - look[first, 0] >= settings.confirm_days
-            # A spell is news only when it is longer than any rule and the pixel's own past know.
-            usual = max(settings.water_run_days, 1.5 * one[LONGEST])
-            sure = sure and not (away and day - one[SPELL] <= usual)
+            # A spell is news only when it is longer than the rule; on a shore, or of a mixture, when it missed a whole year.
+            shore = one[LONGEST] > 0 or away == 1
+            sure = sure and not (
+                away > 0 and day - one[SPELL] <= (settings.water_year_days if shore else settings.water_run_days)
+            )
             again = one[STATE] == PROVISIONAL and first > 0 and look[first, 0] > one[PROVISIONAL_DAY]
             if one[STATE] == PROVISIONAL and not sure and not again:
                 size[row, col, 1] = score
@@ -756,7 +761,7 @@ def look_rows(
             if one[STATE] != PROVISIONAL or again or first > 0:
                 old = one[TAKEN_DAY] if first == 0 else look[first - 1, 0]
                 began = look[first, 0]
-                if away and old < one[SPELL] < began:
+                if away > 0 and old < one[SPELL] < began:
                     began = one[SPELL]  # the spell's own looks were passed over until now
                 one[FIRST], one[LAST_OLD] = began, old
             _shift_of(m, bands, s)

@@ -102,8 +102,9 @@ class AlertConfig:
     late_days: a date older than the newest by more than this is not taken, d.
     water_index: (M)NDWI above which a look counts as water. water_margin: below it by this much it counts as partly flooded.
     water_watch_days: a water spell on land (or the reverse) up to this long, or up to 1.25 times the longest of the history and
-    30 d, is not looked at; then it may be provisional, d. water_run_days: only one that is longer than this and than 1.5 times
-    the longest of the history can be confirmed, d.
+    30 d, is not looked at; then it may be provisional, d. water_run_days: only a longer one can be confirmed, d.
+    water_year_days: where such spells were in the history, or the look is a mixture, only one longer than this: it missed a
+    whole year, d.
     water_share: where water has been, ordinary departure of the share of water in the pixel, standard deviation (1).
     min_pixels: smallest polygon, pixels; smaller groups are counted. link_days: neighbours whose intervals are at most this far
     apart belong together, d.
@@ -134,6 +135,7 @@ class AlertConfig:
     water_margin: float = 0.2
     water_watch_days: int = 90
     water_run_days: int = 250
+    water_year_days: int = 400
     water_share: float = 0.25
     min_pixels: int = 10
     link_days: int = 45
@@ -165,6 +167,7 @@ class AlertConfig:
             "water_margin": (0, 1),
             "water_watch_days": (0, 3650),
             "water_run_days": (0, 3650),
+            "water_year_days": (0, 3650),
             "water_share": (0, 1),
             "min_pixels": (1, 1_000_000),
             "link_days": (0, 3650),
@@ -352,6 +355,7 @@ def _settings(config: AlertConfig, bands: tuple[str, ...]) -> kernels.Settings:
         water_index=config.water_index,
         water_margin=config.water_margin,
         water_run_days=float(config.water_run_days),
+        water_year_days=float(config.water_year_days),
         water_watch_days=float(config.water_watch_days),
         water_share=config.water_share,
         water_a=green if has_water else -1,

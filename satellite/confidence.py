@@ -40,8 +40,8 @@ FEATURES = ("constant", "log2_score", "log2_contrast", "log2_pixels", "agreement
 """What `COEFFICIENTS` weigh, in this order."""
 
 COEFFICIENTS = {
-    "bands": (-4.77, 0.75, 1.65, 0.07, 0.04, 0.0, 0.07, 0.0),
-    "index": (-6.37, 1.41, 0.75, 0.26, 0.0, 0.0, 0.0, 0.0),
+    "bands": (-5.56, 1.1, 1.21, 0.0, 0.0, 0.0, 0.14, -0.08),
+    "index": (-5.98, 1.41, 0.62, 0.14, 0.0, 0.0, 0.0, -0.02),
 }
 """Of several bands, and of one index: log odds per unit of each feature, by `bench/satellite_confidence.py --tiles 14 --fit`."""
 
