@@ -7,7 +7,7 @@
 In: the satellite sets of the shared data, `bench/real_counts.csv` (answers by place and date, made without the key). Out: tables on
 stdout; in DIR the sheets, `key_<set>.json` (which detectors flagged an item) and the dates found. Every detector gets the same
 clear observations, with the settings chosen in `bench/satellite_adapters.py` on simulated tiles, none on these sets.
-It will not judge: precision is what a person counted, and places without an answer are said to have none.
+It will not judge: precision is what an observer counted, and places without an answer are said to have none.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -34,7 +35,7 @@ from PIL import Image, ImageDraw, ImageFont
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import satellite
-from bench.satellite_adapters import DETECTORS, NODATE, ORDINAL, SCALE, Block, Detector, Found
+from bench.satellite_adapters import DETECTORS, NODATE, ORDINAL, SCALE, Bands, Block, Detector, Found
 from satellite.indices import band_roles
 
 COUNTS = Path(__file__).with_name("real_counts.csv")
@@ -42,6 +43,8 @@ EPOCH = np.datetime64("1970-01-01")
 SEED = 20260
 WITHIN = 60
 """Days within which two detectors say the same."""
+LATE = 150
+"""Days within which a detector has found a change that another one dated: some confirm months later."""
 ANSWERS = {"y": "change", "n": "no change", "u": "cannot tell"}
 NRT = ("MoSum (nrt)", "CCDC (nrt)", "EWMA (nrt)", "IQR (nrt)")
 PYXCCD = ("COLD", "S-CCD (pyxccd)")
@@ -188,19 +191,18 @@ def _detector(name: str) -> Detector:
 
 
 def _settings(detector: Detector, bands: int, tuned: bool) -> dict[str, Any]:
-    kind = "six" if bands > 1 and "six" in detector.settings else "ndvi"
+    kind: Bands = "six" if bands > 1 and "six" in detector.settings else "ndvi"
     return {**detector.settings[kind], **(detector.tuned.get(kind, {}) if tuned else {})}
 
 
 def _flexible(name: str, block: Block, settings: dict[str, Any]) -> Found:
     """pyxccd with any bands: its own screen for clouds looks at green and the first short-wave (else the near infrared) band."""
-    import pyxccd
-
+    pyxccd = importlib.import_module("pyxccd")
     roles = band_roles(block.names)
     single = len(block.names) == 1
     first, second = (1, 1) if single else (roles["green"] + 1, roles.get("swir1", roles["nir"]) + 1)
     call = {"COLD": pyxccd.cold_detect_flex, "S-CCD (pyxccd)": pyxccd.sccd_detect_flex}[name]
-    rows = []
+    rows: list[list[int]] = []
     for pixel in block.pixels():
         clear = np.isfinite(pixel).all(axis=1)
         scaled = (pixel[clear] + 1) * (SCALE / 2) if single else pixel[clear] * SCALE
@@ -254,7 +256,9 @@ def agreement(first: NDArray[np.int32], second: NDArray[np.int32]) -> NDArray[np
 
 def print_counts(site: Site, found: dict[str, NDArray[np.int32]], seconds: dict[str, float]) -> None:
     looks = site.clear.sum(axis=0)
-    print(f"\n## {site.name}: {site.shape[0]} x {site.shape[1]} pixels, {site.block.days.size} dates, clear a pixel {np.median(looks):.0f}")
+    print(
+        f"\n## {site.name}: {site.shape[0]} x {site.shape[1]} pixels, {site.block.days.size} dates, clear a pixel {np.median(looks):.0f}"
+    )
     years = (site.block.days[-1] - site.block.days[0]) / 365.25
     print(f"{_day(int(site.block.days[0]))} to {_day(int(site.block.days[-1]))}, bands {', '.join(site.block.names)}\n")
     print("| detector | pixels flagged | share | breaks | breaks a pixel-year | s | " + " | ".join(found) + " |")
@@ -262,7 +266,9 @@ def print_counts(site: Site, found: dict[str, NDArray[np.int32]], seconds: dict[
     for name, dates in found.items():
         flagged = (dates != NODATE).any(axis=0)
         breaks = int((dates != NODATE).sum())
-        shared = [agreement(dates, other).sum() / max(1, flagged.sum()) if other is not dates else 1.0 for other in found.values()]
+        shared = [
+            agreement(dates, other).sum() / max(1, flagged.sum()) if other is not dates else 1.0 for other in found.values()
+        ]
         cells = " | ".join(f"{share:.2f}" for share in shared)
         print(
             f"| {name} | {flagged.sum()} | {flagged.mean():.4f} | {breaks} | {breaks / flagged.size / years:.5f} "
@@ -456,13 +462,16 @@ def write_sheets(site: Site, name: str, items: Sequence[Item], out: Path) -> Non
                     text = ("#" + number + "  " if c == 0 else "") + _day(int(site.block.days[index]))
                     pen.text((left + c * (SIZE + 2) + 2, top), text, fill=(0, 0, 0), font=font)
             sheet.paste(_plot(site, item), (left + 3 * (SIZE + 2), top + 12))
-            pen.text((left + 3 * (SIZE + 2) + 2, top), _day(item.day) if item.day != NODATE else "no date", fill=(0, 0, 0), font=font)
+            pen.text(
+                (left + 3 * (SIZE + 2) + 2, top), _day(item.day) if item.day != NODATE else "no date", fill=(0, 0, 0), font=font
+            )
         sheet.save(out / f"{name}_{page + 1}.png", optimize=True)
 
 
 def write_key(site: Site, name: str, items: Sequence[Item], out: Path) -> None:
     rows = [
-        {"set": name, "item": k + 1, "row": i.row, "col": i.col, "day": i.day, "detectors": list(i.detectors)} for k, i in enumerate(items)
+        {"set": name, "item": k + 1, "row": i.row, "col": i.col, "day": i.day, "detectors": list(i.detectors)}
+        for k, i in enumerate(items)
     ]
     _write(out / f"key_{name}.json", json.dumps(rows, indent=0) + "\n")
 
@@ -533,7 +542,9 @@ def answer_of(counts: Sequence[dict[str, str]], name: str, row: int, col: int, d
 
 def print_score(out: Path) -> None:
     counts = _read_counts()
-    print("| set | detector | items | change | no change | cannot tell | not looked at | precision (change / decided) | 95 % interval |")
+    print(
+        "| set | detector | items | change | no change | cannot tell | not looked at | precision (change / decided) | 95 % interval |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for path in sorted(out.glob("key_*.json")):
         name = path.stem.removeprefix("key_")
@@ -547,6 +558,28 @@ def print_score(out: Path) -> None:
             if own:
                 tally = Counter(answer_of(counts, name, i["row"], i["col"], i["day"]) for i in own)
                 print(f"| {name} | {detector} | {len(own)} | {_cells(tally)} |")
+
+
+def print_found(out: Path) -> None:
+    """Of the places counted as change in the samples of the others: how many a detector flags too, within `LATE` days."""
+    counts = _read_counts()
+    print(f"\n| set | detector | changes seen in the others' samples | flagged too, within {LATE} days | share | 95 % interval |")
+    print("|---|---|---|---|---|---|")
+    for path in sorted(out.glob("dates_*.npz")):
+        name = path.stem.removeprefix("dates_")
+        items = json.loads((out / f"key_{name}.json").read_text(encoding="utf-8"))
+        seen = [i for i in items if answer_of(counts, name, i["row"], i["col"], i["day"]) == "change"]
+        with np.load(path, allow_pickle=False) as found:
+            for detector in found.files:
+                hits = total = 0
+                for i in seen:
+                    if set(i["detectors"]) != {detector}:
+                        there = found[detector][:, i["row"], i["col"]].astype(np.int64)
+                        hits += bool((np.abs(there[there != NODATE] - i["day"]) <= LATE).any())
+                        total += 1
+                if total:
+                    low, high = wilson(hits, total)
+                    print(f"| {name} | {detector} | {total} | {hits} | {hits / total:.2f} | {low:.2f}-{high:.2f} |")
 
 
 def _cells(tally: Counter[str]) -> str:
@@ -607,7 +640,9 @@ def print_false_alarms(site: Site, found: dict[str, NDArray[np.int32]], data: Pa
         # 20 m cells whose corner is the corner of both cubes (the files' transforms): each is 2 x 2 cells of 10 m.
         cover = np.kron(density, np.ones((2, 2), np.float32)) if site.shape[0] == 100 else density
     elif site.name == "slovenia":
-        cover = np.where(np.load(data / "s2_eopatch_slovenia" / "TestEOPatch" / "LULC.npy", allow_pickle=False)[..., 0] == 2, 100.0, 0.0)
+        cover = np.where(
+            np.load(data / "s2_eopatch_slovenia" / "TestEOPatch" / "LULC.npy", allow_pickle=False)[..., 0] == 2, 100.0, 0.0
+        )
     forest = undisturbed(site, cover)
     years = (site.block.days[-1] - site.block.days[0]) / 365.25
     print(f"\nUndisturbed forest in {site.name}: {int(forest.sum())} pixels, {years:.2f} years")
@@ -637,11 +672,11 @@ def _landsat_series(path: Path, header: bool) -> Block:
 
 
 def _crop_series(path: Path) -> Block:
-    """QA60 = 0 and blue below 0.25: from 2022 to 2024 the product's quality bits are zero under cloud too."""
+    """QA60 = 0 and blue below 0.25: QA60 is zero under some bright cloud too."""
     rows = [r for r in _rows(path) if int(r["QA60"]) == 0 and float(r["B2"]) < 2500]
     days = _days(np.array([f"{r['Tile'][:4]}-{r['Tile'][4:6]}-{r['Tile'][6:8]}" for r in rows], "datetime64[D]"))
     names = ("B2", "B3", "B4", "B8", "B11", "B12")
-    raw = np.array([[float(r[name]) for name in names] for r in rows], np.float32) / SCALE
+    raw = np.array([[float(r[name]) for name in names] for r in rows], np.float32) / np.float32(SCALE)
     _, unique = np.unique(days, return_index=True)
     values = _masked(raw[unique][:, :, None, None], np.ones((unique.size, 1, 1), bool))
     return Block(values, days[unique], names)
@@ -662,14 +697,18 @@ def print_series(data: Path) -> None:
     """What each detector says of the single pixels whose story is known, with the settings of simulated tiles and the published ones."""
     folder = data / "pixel_series"
     blocks = {
-        "spectral_336_3980 (fire, labelled 2013-06-21 and 2013-07-27)": _landsat_series(folder / "spectral_336_3980_obs.csv", False),
+        "spectral_336_3980 (fire, labelled 2013-06-21 and 2013-07-27)": _landsat_series(
+            folder / "spectral_336_3980_obs.csv", False
+        ),
         "1_hls_sc (fire, 2024-03-22 by the tutorial)": _landsat_series(folder / "1_hls_sc.csv", True),
         "2_mpb_co_landsat (beetle, from about 2003, most 2007)": _landsat_series(folder / "2_mpb_co_landsat.csv", True),
         "2_sm_ma_landsat (moth, 2015-2018)": _landsat_series(folder / "2_sm_ma_landsat.csv", True),
         "3_crop_sentinel2 (crops, not labelled)": _crop_series(folder / "3_crop_sentinel2.csv"),
         "5_greenning_modis (slow greening)": _modis_series(folder / "5_greenning_modis.csv"),
     }
-    print("\n## Labelled series\n\n| series | clear | detector | as tuned on simulated tiles | as published |\n|---|---|---|---|---|")
+    print(
+        "\n## Labelled series\n\n| series | clear | detector | as tuned on simulated tiles | as published |\n|---|---|---|---|---|"
+    )
     for title, block in blocks.items():
         ndvi = block.values[:, 0] if len(block.names) == 1 else _ndvi(block.values, block.names)
         clear = int(np.isfinite(ndvi).sum())
@@ -705,6 +744,7 @@ def main() -> None:
         return
     if options.score:
         print_score(options.out)
+        print_found(options.out)
         return
     for detector in map(_detector, NAMES):
         if not detector.version():

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -106,14 +107,19 @@ def measure(folder: Path, scratch: Path, workers: int) -> None:
     pixels = tile.rows * tile.cols
     detect_block(bench.read(Box(0, 0, 8, 8)), config.monitor.breaks, threads=1)  # compiles
 
+    def used() -> float:
+        """Processor time of this process and of its workers that have ended, s."""
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.process_time() + ended.ru_utime + ended.ru_stime
+
     def timed(work):  # type: ignore[no-untyped-def]
-        start, cpu = time.perf_counter(), time.process_time()
+        start, cpu = time.perf_counter(), used()
         result = work()
-        return result, time.perf_counter() - start, time.process_time() - cpu
+        return result, time.perf_counter() - start, used() - cpu
 
     cube, read_s, read_cpu = timed(lambda: bench.read(tile))
     _, alone_s, alone_cpu = timed(lambda: detect_block(cube, config.monitor.breaks, threads=1))
-    _, kernel_s, kernel_cpu = timed(lambda: detect_block(cube, config.monitor.breaks, threads=workers))
+    _, kernel_s, _ = timed(lambda: detect_block(cube, config.monitor.breaks, threads=workers))
     result, tile_s, tile_cpu = timed(lambda: bench.scan_tile(tile))
     kernel_rate = pixels / kernel_s
     print(f"detector in memory: 1 thread {pixels / alone_s:.0f} px/s (cpu {pixels / alone_cpu:.0f});", end=" ")
@@ -125,24 +131,28 @@ def measure(folder: Path, scratch: Path, workers: int) -> None:
         f"files {100 * rest / tile_cpu:.0f} %; {len(result.records)} events described; {pixels / tile_s:.0f} px/s; file "
         f"{len(result.file) / pixels:.2f} bytes a pixel"
     )
-    del cube
     boxes = [Box(r, c, min(512, rows - r), min(512, cols - c)) for r in range(0, rows, 512) for c in range(0, cols, 512)]
     with ThreadPoolExecutor(workers) as pool:
         _, threads_s, _ = timed(lambda: list(pool.map(bench.scan_tile, boxes)))
     print(f"tiles by {workers} threads of one process: {rows * cols / threads_s:.0f} px/s")
     bench.close()
-    with Crew(job_of(stack, config), workers=workers) as crew:
-        tiny = [(n, (Box(0, 8 * n, 8, 8),)) for n in range(2 * workers)]
-        _, ready_s, _ = timed(lambda: list(crew.run("scan_tile", tiny)))
-        _, processes_s, _ = timed(lambda: list(crew.run("scan_tile", [(box, (box,)) for box in boxes])))
-    print(f"tiles by {workers} processes: {rows * cols / processes_s:.0f} px/s; workers ready after {ready_s:.1f} s")
+
+    def crew_of(wanted: list[Box]) -> None:
+        with Crew(job_of(stack, config), workers=workers) as crew:
+            list(crew.run("scan_tile", [(box, (box,)) for box in wanted]))
+
+    _, ready_s, ready_cpu = timed(lambda: crew_of([Box(0, 8 * n, 8, 8) for n in range(2 * workers)]))
+    _, processes_s, _ = timed(lambda: crew_of(boxes))
+    print(
+        f"tiles by {workers} processes: {rows * cols / (processes_s - ready_s):.0f} px/s; starting and ending them {ready_s:.1f} s"
+    )
     stages: dict[str, float] = {}
 
     def note(stage: str, fraction: float) -> None:
         stages[stage] = time.perf_counter()
 
     out = scratch / "out"
-    scan, scan_s, _ = timed(
+    scan, scan_s, scan_cpu = timed(
         lambda: scan_region(ScanRequest(scenes=folder), out=out, config=config, workers=workers, progress=note)
     )
     rate = rows * cols / scan_s
@@ -152,8 +162,11 @@ def measure(folder: Path, scratch: Path, workers: int) -> None:
     print(
         f"  share of the detector's own rate with {workers} threads: {rate / kernel_rate:.2f} all in all, {net / kernel_rate:.2f} net"
     )
+    own, whole = alone_cpu / pixels, (scan_cpu - ready_cpu - listed) / (rows * cols)
+    print(f"  by processor time, which other programs on the machine do not touch: {1 / whole:.0f} px/s and processor", end=" ")
+    print(f"against {1 / own:.0f} of the detector: {own / whole:.2f}")
     order = sorted(stages.items(), key=lambda item: item[1])
-    for (_, before), (name, after) in zip(order, order[1:], strict=False):
+    for (_, before), (name, after) in pairwise(order):
         print(f"    {name.removeprefix('satellite.stage_')}: {after - before:.1f} s")
     _, again_s, _ = timed(lambda: scan_region(ScanRequest(scenes=folder), out=out, config=config, workers=workers))
     print(f"second run, nothing new: {again_s:.1f} s")

@@ -29,8 +29,8 @@ LEARNING, QUIET, PROVISIONAL, CONFIRMED, WITHDRAWN = 0, 1, 2, 3, 4
 # Integer record of a pixel, (y, x, RECORD) int16.
 STATE, FIRST, LAST_OLD, PROVISIONAL_DAY, CONFIRMED_DAY, WITHDRAWN_DAY = 0, 1, 2, 3, 4, 5
 HELD, TAKEN_DAY, SPELL, SPELL_GAP, MEDIUM, LEARNT, WITHDRAWALS, SKIPPED = 6, 7, 8, 9, 10, 11, 12, 13
-LONGEST = 14
-RECORD = 15
+LONGEST, SPELL_OLD = 14, 15
+RECORD = 16
 LAND, WATER = 0, 1
 SEASON_BINS = 32
 
@@ -271,6 +271,12 @@ def _learn(y, t, X, n, bands, other, share, settings, table, slopes, model):
     A, V = np.zeros((bands, bands)), np.empty((bands, bands))
     m = np.zeros(bands)
     blocks, noise = 0.0, 0.0
+    # Without a water index floods stay in the history. What departs in a tenth of the looks and more is no stray cloud: it counts.
+    strays = 0
+    for i in range(n):
+        strays += w[i] < 0.1
+    if settings.water_a < 0 and strays >= 0.1 * n:
+        w[:] = 1.0
     i = 0
     while i < n:
         weight, weight2 = 0.0, 0.0
@@ -594,7 +600,7 @@ def look_rows(
     bands, _, cols = values.shape
     depth = window.shape[2]
     square = bands * bands
-    y, said = np.empty(bands), np.empty(bands)
+    y, said, past, seen = np.empty(bands), np.empty(bands), np.empty(bands), np.empty(bands)
     z, c2 = np.empty((depth, bands), np.float32), np.empty((depth, bands), np.float32)
     a, b = np.empty(bands, np.float32), np.empty(bands, np.float32)
     best_a, best_b, s = np.empty(bands, np.float32), np.empty(bands, np.float32), np.empty(bands)
@@ -635,6 +641,7 @@ def look_rows(
             if away > 0:
                 if one[SPELL] == NO_DAY or day < one[SPELL]:
                     one[SPELL] = day
+                    one[SPELL_OLD] = look[place - 1, 0] if place > 0 else one[TAKEN_DAY]
                 one[SPELL_GAP] = 0
                 watched = max(settings.water_watch_days, 1.25 * one[LONGEST] + 30.0)
                 if day - one[SPELL] <= min(watched, settings.water_run_days):
@@ -652,9 +659,15 @@ def look_rows(
             if held == depth:
                 if place == 0:
                     continue
-                # The oldest look leaves; unless an alert is open it was an ordinary one and teaches the model.
+                # The oldest look leaves; unless an alert is open or it shows the other medium it teaches the model.
                 then = int(look[0, 0])
-                if one[STATE] != PROVISIONAL:
+                for c in range(bands):
+                    past[c] = 0.0
+                    for k in range(Q):
+                        past[c] += table[then, k] * m[square + k * bands + c]
+                    seen[c] = past[c] + settings.quantum * look[0, 1 + c]
+                other = settings.water_a >= 0 and _away(seen, past, one[MEDIUM], False, settings) > 0
+                if one[STATE] != PROVISIONAL and not other:
                     total = _to_noise_units(look, 0, bands, m, table[then], slopes[then], settings, z, c2)
                     trust = min(1.0, np.sqrt(2.0 * bands / max(total, 1e-6)))
                     if total < 9.0 * bands:
@@ -679,7 +692,7 @@ def look_rows(
             if held < settings.provisional_looks:
                 continue
             own = _to_noise_units(look, place, bands, m, x, slopes[day], settings, z, c2)
-            if one[STATE] != PROVISIONAL and own < bands:
+            if one[STATE] != PROVISIONAL and own < bands and away == 0:
                 continue  # within ordinary noise: it can begin no alert
             for i in range(held):
                 then = int(look[i, 0])
@@ -692,6 +705,18 @@ def look_rows(
                 gaps[i] = look[i + 1, 0] - then if i + 1 < held else 0
             evidence, length = _scan(z, c2, gaps, held, bands, decay, settings.provisional_looks, a, b, best_a, best_b)
             score = _normal_score(evidence, bands)
+            # A spell is news only when it is longer than the rule; on a shore, or of a mixture, when it missed a whole year.
+            # Then it is news whatever the scatter that was learnt there.
+            shore = one[LONGEST] > 0 or away == 1
+            passing = away > 0 and day - one[SPELL] <= (settings.water_year_days if shore else settings.water_run_days)
+            stayed = away == 2 and not passing and place == held - 1
+            if stayed:
+                first = held - 1
+                while first > 0 and look[first - 1, 0] >= one[SPELL]:
+                    first -= 1
+                stayed = held - first >= settings.confirm_looks
+                if stayed:
+                    score = max(score, settings.high)
             if score < settings.back:
                 if one[STATE] == PROVISIONAL:
                     one[STATE] = WITHDRAWN
@@ -701,27 +726,28 @@ def look_rows(
                 continue
             if score < settings.low:
                 continue
-            # Looks that are nearer to the shifted state than to the old one: of the run, and without a break before it.
-            for k in range(bands):
-                s[k] = best_a[k] / (best_b[k] + _F(0.02))
-            supports, first, newest_supports, missed = 0, -1, False, False
-            for i in range(held - 1, -1, -1):
-                along, norm = 0.0, 0.0
+            if not stayed:
+                # Looks that are nearer to the shifted state than to the old one: of the run, and without a break before it.
                 for k in range(bands):
-                    along += s[k] * z[i, k] / (1.0 + c2[i, k])
-                    norm += s[k] * s[k] / (1.0 + c2[i, k])
-                if along > 0.5 * norm:
-                    supports += 1
-                    first = i
-                    newest_supports = newest_supports or i == held - 1
-                    missed = False
-                elif i <= held - length:
-                    # Inside the run that was reported one look may miss; two together end it.
-                    if missed or one[STATE] != PROVISIONAL or look[i, 0] < one[FIRST]:
-                        break
-                    missed = True
-            if supports < settings.provisional_looks or not newest_supports:
-                continue
+                    s[k] = best_a[k] / (best_b[k] + _F(0.02))
+                supports, first, newest_supports, missed = 0, -1, False, False
+                for i in range(held - 1, -1, -1):
+                    along, norm = 0.0, 0.0
+                    for k in range(bands):
+                        along += s[k] * z[i, k] / (1.0 + c2[i, k])
+                        norm += s[k] * s[k] / (1.0 + c2[i, k])
+                    if along > 0.5 * norm:
+                        supports += 1
+                        first = i
+                        newest_supports = newest_supports or i == held - 1
+                        missed = False
+                    elif i <= held - length:
+                        # Inside the run that was reported one look may miss; two together end it.
+                        if missed or one[STATE] != PROVISIONAL or look[i, 0] < one[FIRST]:
+                            break
+                        missed = True
+                if supports < settings.provisional_looks or not newest_supports:
+                    continue
             run = held - first
             # The shift again, without the limit of a look and as medians: clouds that nobody masked differ among themselves.
             for k in range(bands):
@@ -742,11 +768,7 @@ def look_rows(
                 supports += new_square < old_square and new_square <= norm + 2.0 * bands
             sure = score >= settings.high and supports >= max(settings.confirm_looks, settings.support_share * run)
             sure = sure and look[held - 1, 0] - look[first, 0] >= settings.confirm_days
-            # A spell is news only when it is longer than the rule; on a shore, or of a mixture, when it missed a whole year.
-            shore = one[LONGEST] > 0 or away == 1
-            sure = sure and not (
-                away > 0 and day - one[SPELL] <= (settings.water_year_days if shore else settings.water_run_days)
-            )
+            sure = (sure and not passing) or stayed
             again = one[STATE] == PROVISIONAL and first > 0 and look[first, 0] > one[PROVISIONAL_DAY]
             if one[STATE] == PROVISIONAL and not sure and not again:
                 size[row, col, 1] = score
@@ -761,8 +783,8 @@ def look_rows(
             if one[STATE] != PROVISIONAL or again or first > 0:
                 old = one[TAKEN_DAY] if first == 0 else look[first - 1, 0]
                 began = look[first, 0]
-                if away > 0 and old < one[SPELL] < began:
-                    began = one[SPELL]  # the spell's own looks were passed over until now
+                if away > 0 and began >= one[SPELL]:
+                    began, old = one[SPELL], one[SPELL_OLD]  # the spell's own looks were passed over until now
                 one[FIRST], one[LAST_OLD] = began, old
             _shift_of(m, bands, s)
             size[row, col, 0] = _magnitude(m, bands, table[int(look[first, 0])], s, settings)

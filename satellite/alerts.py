@@ -41,8 +41,8 @@ MODEL_VERSION = "1"
 """Changes whenever the same scenes could give other alerts."""
 
 # Score above which a stable pixel of the simulated sites is confirmed this often a year (docs/methods/satellite_alerts.md).
-_RATES = (0.015, 0.006, 0.003, 0.0015, 0.0007, 0.0004)
-_SCORES = (6.0, 7.0, 7.7, 9.0, 10.0, 11.0)
+_RATES = (0.0115, 0.0054, 0.003, 0.0021, 0.0017)
+_SCORES = (6.0, 7.0, 8.0, 9.0, 10.0)
 _MAX_DAYS = 32_000
 
 
@@ -83,7 +83,7 @@ class Outcome(StrEnum):
 class AlertConfig:
     """How a pixel is monitored. Defaults were chosen on simulated sites (docs/methods/satellite_alerts.md).
 
-    false_alarm_rate: confirmed false alerts per stable pixel and year that are accepted, 0.0004 to 0.015; smaller is later.
+    false_alarm_rate: confirmed false alerts per stable pixel and year that are accepted, 0.0017 to 0.0115; smaller is later.
     provisional_score, withdraw_score: evidence at which an alert becomes provisional, and below which it is withdrawn (standard
     normal deviates).
     provisional_looks, confirm_looks: looks nearer to the new state than to the old one that each needs. confirm_days: days that
@@ -253,7 +253,7 @@ class TileState:
     history: its scenes. with_breaks: the history began after the last break of each pixel.
     newest: newest day taken. number: how many updates were made. dates: what became of each.
     model: (y, x, B*B + 7*B + B) float32: T, beta, v. window: (y, x, W, 1 + B) int16: day and residual (noise_floor / 8) of the
-    looks held back. record: (y, x, 15) int16 (see docs/formats/alerts.md). season: (y, x) uint32, parts of the year with history.
+    looks held back. record: (y, x, 16) int16 (see docs/formats/alerts.md). season: (y, x) uint32, parts of the year with history.
     size: (y, x, 2) float32, magnitude and score of the alert. seen: (y, x, 5) uint16 dates by `Observed` code since the start.
     journal: (n, 6) int32: day known, row, col (of the tile), new `AlertState`, first anomaly, last clear old day; in order.
     """
@@ -442,7 +442,7 @@ def start_monitoring(
     arrays: dict[str, Any] = {name: np.zeros(shape, kind) for name, (kind, shape) in layout.items()}
     record = arrays["record"]
     empty = (kernels.FIRST, kernels.LAST_OLD, kernels.PROVISIONAL_DAY, kernels.CONFIRMED_DAY, kernels.WITHDRAWN_DAY)
-    record[..., [*empty, kernels.TAKEN_DAY, kernels.SPELL]] = kernels.NO_DAY
+    record[..., [*empty, kernels.TAKEN_DAY, kernels.SPELL, kernels.SPELL_OLD]] = kernels.NO_DAY
     arrays["size"][...] = np.nan
     days = (cube.days - first_day).astype(np.int64)
     scale, offset, stored, observed = float(cube.scale), float(cube.offset), _writable(cube.stored), _writable(cube.observed)

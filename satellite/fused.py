@@ -77,21 +77,34 @@ def code_digest(module: str = "fused") -> str:
     return digest.hexdigest()
 
 
-def stack_of(stack: Stack, box: Box) -> Stack:
-    """The stack with the scenes alone that can have a value in a window.
+class SceneIndex:
+    """Which scenes of a stack can have a value in a window. A result there depends on these and no others."""
 
-    A result in the window depends on these and no others: a scene elsewhere leaves it as it is.
-    """
-    near = tuple(scene for scene in stack.usable if _touches(stack.grid, scene, box))
-    return stack if len(near) == len(stack.usable) else replace(stack, scenes=near)
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        rows, cols = stack.grid.shape
+        # A scene whose place on the grid is not known may be anywhere.
+        places = [_place(stack.grid, scene) or (0, 0, rows, cols) for scene in stack.usable]
+        self._first_row, self._first_col, self._rows, self._cols = np.array(places, np.int64).reshape(-1, 4).T
+        self._stacks: dict[bytes, Stack] = {}
+
+    def of(self, box: Box) -> Stack:
+        """The stack with those scenes alone; the same object for the same scenes."""
+        down = (self._first_row < box.row + box.rows) & (self._first_row + self._rows > box.row)
+        near = down & (self._first_col < box.col + box.cols) & (self._first_col + self._cols > box.col)
+        if near.all():
+            return self._stack
+        name = np.packbits(near).tobytes()
+        if name not in self._stacks:
+            scenes = tuple(scene for scene, here in zip(self._stack.usable, near.tolist(), strict=True) if here)
+            self._stacks[name] = replace(self._stack, scenes=scenes)
+        return self._stacks[name]
 
 
-def _touches(grid: Grid, scene: Scene, box: Box) -> bool:
+def _place(grid: Grid, scene: Scene) -> tuple[int, int, int, int] | None:
+    """(first row, first col, rows, cols) of a scene on the grid, None where its cells are others."""
     offset = None if scene.grid is None else cell_offset(grid, scene.grid)
-    if offset is None or scene.grid is None:
-        return True
-    (row, col), (rows, cols) = offset, scene.grid.shape
-    return row < box.row + box.rows and row + rows > box.row and col < box.col + box.cols and col + cols > box.col
+    return None if offset is None or scene.grid is None else (*offset, *scene.grid.shape)
 
 
 class Keys:
@@ -99,10 +112,11 @@ class Keys:
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self.scenes = SceneIndex(job.stack)
         grid = job.stack.grid
         place = {"shape": list(grid.shape), "transform": [float(v).hex() for v in grid.transform[:6]], "crs": grid.crs.to_wkt()}
         self._common = _digest({"code": code_digest(), "parameters": job.parameters, "grid": place})
-        self._scenes: dict[tuple[str, ...], str] = {}
+        self._lists: dict[int, str] = {}  # by stack of `scenes`, which keeps them alive
 
     def tile(self, box: Box) -> str:
         """Key of the result of a tile."""
@@ -126,12 +140,12 @@ class Keys:
         return {"common": self._common, "window": window, "region": self._region(box), "scenes": self._scene_list(box)}
 
     def _scene_list(self, box: Box) -> str:
-        near = stack_of(self._job.stack, box).usable
-        names = tuple(scene.name for scene in near)
-        if names not in self._scenes:
+        near = self.scenes.of(box)
+        if id(near) not in self._lists:
             # Everything said about a scene counts: digest of its bytes, date, and how its numbers are meant.
-            self._scenes[names] = hashlib.sha256("\n".join(scene_text(scene) for scene in near).encode()).hexdigest()
-        return self._scenes[names]
+            text = "\n".join(scene_text(scene) for scene in near.usable)
+            self._lists[id(near)] = hashlib.sha256(text.encode()).hexdigest()
+        return self._lists[id(near)]
 
     def _region(self, box: Box) -> str:
         region = self._job.region
@@ -205,14 +219,13 @@ class Bench:
     def _reader(self, stack: Stack) -> StackReader:
         if not hasattr(self._local, "readers"):
             self._local.readers = OrderedDict()
-        readers: OrderedDict[tuple[str, ...], StackReader] = self._local.readers
-        names = tuple(scene.name for scene in stack.usable)
-        if names not in readers:
+        readers: OrderedDict[int, StackReader] = self._local.readers  # by stack of the index, which keeps them alive
+        if id(stack) not in readers:
             while len(readers) >= _OPEN_READERS:
                 readers.popitem(last=False)[1].close()
-            readers[names] = StackReader(stack)
-        readers.move_to_end(names)
-        return readers[names]
+            readers[id(stack)] = StackReader(stack)
+        readers.move_to_end(id(stack))
+        return readers[id(stack)]
 
     def inside(self, box: Box) -> NDArray[np.bool_]:
         """(rows, cols) which pixels of a window are asked for."""
@@ -222,7 +235,7 @@ class Bench:
 
     def read(self, box: Box) -> Cube:
         """The observations of a window, OUTSIDE where the region does not reach. Raises FormatError where files changed."""
-        stack = stack_of(self.job.stack, box)
+        stack = self.keys.scenes.of(box)
         cube = self._reader(stack).read(box.window)
         if cube.failed:
             self._still_the_same(stack, cube.failed)
@@ -253,7 +266,7 @@ class Bench:
     def scan_tile(self, box: Box) -> TileResult:
         """Read, mask, detect; describe the events that lie well inside."""
         head: dict[str, Any] = {"format": FORMAT, "key": self.keys.tile(box), "box": [box.row, box.col, box.rows, box.cols]}
-        stack = stack_of(self.job.stack, box)
+        stack = self.keys.scenes.of(box)
         inside = self.inside(box)
         if not inside.any() or not stack.usable:
             status = np.where(inside, np.uint8(Status.NOT_OBSERVED), np.uint8(Status.OUTSIDE)).astype(np.uint8)
@@ -308,9 +321,9 @@ class Bench:
         """The window's part of the cube of a tile: what reading the window would give."""
         rows, cols = window.row - box.row, window.col - box.col
         area = (..., slice(rows, rows + window.rows), slice(cols, cols + window.cols))
-        days = {day for day in stack_of(self.job.stack, window).days}
         epoch = date(1970, 1, 1).toordinal()
-        seen = np.array([date.fromordinal(int(day) + epoch) in days for day in cube.days], bool)
+        days = [day.toordinal() - epoch for day in self.keys.scenes.of(window).days]
+        seen = np.isin(cube.days, days)
         stored, observed = cube.stored[area], cube.observed[area]
         if not seen.all():
             stored, observed = stored[seen], observed[seen]

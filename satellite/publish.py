@@ -487,8 +487,11 @@ def _write(path: Path, data: bytes) -> None:
 def _looked_at(old: Known, scanned: Sequence[Tile]) -> bool:
     """Whether all pixels of an event lie in tiles that have a result."""
     seen = np.zeros(len(old.rows), bool)
+    ends = (int(old.rows.min()), int(old.rows.max()), int(old.cols.min()), int(old.cols.max()))
     for tile in scanned:
-        seen |= tile.box.holds(old.rows, old.cols)
+        box = tile.box
+        if box.row <= ends[1] and box.row + box.rows > ends[0] and box.col <= ends[3] and box.col + box.cols > ends[2]:
+            seen |= box.holds(old.rows, old.cols)
     return bool(seen.all())
 
 

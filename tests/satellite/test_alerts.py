@@ -167,7 +167,7 @@ def test_stable_pixels_stay_quiet() -> None:
 
 def test_a_lower_rate_never_confirms_earlier(felled: tuple[Cube, TileState]) -> None:
     cube, state = felled
-    strict = run(cube, AlertConfig(false_alarm_rate=0.0004))
+    strict = run(cube, AlertConfig(false_alarm_rate=0.0017))
     both = (state.state == AlertState.CONFIRMED) & (strict.state == AlertState.CONFIRMED)
     assert both.sum() >= 25
     assert (strict.days_of(kernels.CONFIRMED_DAY)[both] >= state.days_of(kernels.CONFIRMED_DAY)[both]).all()
@@ -210,6 +210,18 @@ def test_water_that_stays_is_confirmed_after_water_run_days_and_dated_from_its_b
         seen = cube.days[clear[:, row, col]]
         assert state.days_of(kernels.FIRST)[row, col] == seen[seen >= DAY + 1250].min()
         assert state.days_of(kernels.LAST_OLD)[row, col] == seen[seen < DAY + 1250].max()
+
+
+def test_a_shore_that_falls_dry_for_most_of_a_year_is_not_confirmed() -> None:
+    everywhere = np.ones((4, 4), bool)
+    cube = changed(series(4, 4, seed=14), everywhere, DAY, to=WATER)
+    mud = np.array([0.10, 0.12, 0.15, 0.19])
+    for year in range(3):
+        cube = changed(cube, everywhere, DAY + 365 * year + 20, DAY + 365 * year + 120, to=mud)
+    drought = run(changed(cube, everywhere, DAY + 1250, DAY + 1540, to=mud))
+    assert (drought.days_of(kernels.CONFIRMED_DAY) == NODATE).all()
+    filled = run(changed(cube, everywhere, DAY + 1250, to=mud))
+    assert (filled.days_of(kernels.CONFIRMED_DAY) > DAY + 1240 + 400).all()
 
 
 def test_a_flat_that_drowns_every_summer_stays_quiet() -> None:
@@ -438,8 +450,8 @@ def test_settings_are_checked(tmp_path: Path) -> None:
         with pytest.raises(ConfigError):
             AlertConfig(**wrong)  # type: ignore[arg-type]
     path = tmp_path / "alerts.toml"
-    path.write_text("false_alarm_rate = 0.001\nwindow_looks = 12\n", encoding="utf-8")
-    assert AlertConfig.read(path) == AlertConfig(false_alarm_rate=0.001, window_looks=12)
+    path.write_text("false_alarm_rate = 0.005\nwindow_looks = 12\n", encoding="utf-8")
+    assert AlertConfig.read(path) == AlertConfig(false_alarm_rate=0.005, window_looks=12)
     for text in ("nonsense = 1", "window_looks = 1.5", "window_looks = true", 'late_days = "x"', "= 3"):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(ConfigError):
@@ -449,7 +461,7 @@ def test_settings_are_checked(tmp_path: Path) -> None:
 
 
 def test_the_accepted_rate_sets_the_score_monotonically() -> None:
-    scores = [AlertConfig(false_alarm_rate=rate).confirm_score for rate in (0.015, 0.01, 0.003, 0.001, 0.0004)]
+    scores = [AlertConfig(false_alarm_rate=rate).confirm_score for rate in (0.0115, 0.008, 0.003, 0.0025, 0.0017)]
     assert scores == sorted(scores) and len(set(scores)) == 5
 
 
