@@ -43,6 +43,9 @@ MODEL_VERSION = "1"
 # Score above which a stable pixel of the simulated sites is confirmed this often a year (docs/methods/satellite_alerts.md).
 _RATES = (0.0115, 0.0054, 0.003, 0.0021, 0.0017)
 _SCORES = (6.0, 7.0, 8.0, 9.0, 10.0)
+# Of a cube of one band, where floods, blooms and clouds cannot be told from the land.
+_ONE_BAND_RATES = (0.0117, 0.0064, 0.0017)
+_ONE_BAND_SCORES = (8.0, 9.0, 11.0)
 _MAX_DAYS = 32_000
 
 
@@ -184,10 +187,10 @@ class AlertConfig:
                 window=self.window_looks,
             )
 
-    @property
-    def confirm_score(self) -> float:
-        """The evidence that `false_alarm_rate` asks for (interpolated in the logarithm of the rate)."""
-        return float(np.interp(np.log(self.false_alarm_rate), np.log(_RATES[::-1]), _SCORES[::-1]))
+    def confirm_score(self, bands: int) -> float:
+        """The evidence that `false_alarm_rate` asks for in a cube of so many bands (interpolated in the logarithm of the rate)."""
+        rates, scores = (_ONE_BAND_RATES, _ONE_BAND_SCORES) if bands == 1 else (_RATES, _SCORES)
+        return float(np.interp(np.log(self.false_alarm_rate), np.log(rates[::-1]), scores[::-1]))
 
     @classmethod
     def read(cls, path: Path) -> AlertConfig:
@@ -344,7 +347,7 @@ def _settings(config: AlertConfig, bands: tuple[str, ...]) -> kernels.Settings:
         anomaly_looks=config.prior_looks,
         cap=config.look_limit,
         low=config.provisional_score,
-        high=config.confirm_score,
+        high=config.confirm_score(len(bands)),
         back=config.withdraw_score,
         provisional_looks=config.provisional_looks,
         confirm_looks=config.confirm_looks,
@@ -971,7 +974,7 @@ def compare_alerts(old: Sequence[TileState], new: Sequence[TileState], *, not_re
         moves=_matched(before.alerts, after.alerts),
         pixels=dict(pixels),
         model_versions=(old[0].model_version, new[0].model_version),
-        scores=(old[0].config.confirm_score, new[0].config.confirm_score),
+        scores=(old[0].config.confirm_score(len(old[0].bands)), new[0].config.confirm_score(len(new[0].bands))),
         crs=before.crs,
         synthetic=before.synthetic,
         not_replayed=tuple(sorted(not_replayed)),

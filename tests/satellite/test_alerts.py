@@ -461,8 +461,9 @@ def test_settings_are_checked(tmp_path: Path) -> None:
 
 
 def test_the_accepted_rate_sets_the_score_monotonically() -> None:
-    scores = [AlertConfig(false_alarm_rate=rate).confirm_score for rate in (0.0115, 0.008, 0.003, 0.0025, 0.0017)]
-    assert scores == sorted(scores) and len(set(scores)) == 5
+    for bands in (1, 6):
+        scores = [AlertConfig(false_alarm_rate=rate).confirm_score(bands) for rate in (0.0115, 0.008, 0.003, 0.0025, 0.0017)]
+        assert scores == sorted(scores) and len(set(scores)) == 5
 
 
 # Polygons -------------------------------------------------------------------------------------------------------------
