@@ -215,7 +215,8 @@ def _fit(y, t, X, n, bands, origin, w, M, beta, r):
 
 @njit(nogil=True, cache=True)
 def _learn(y, t, X, n, bands, other, share, settings, table, slopes, model):
-    """Season, noise and season-to-season scatter of one series y (n, B); fills `model`."""
+    """Season, noise and season-to-season scatter of one series y (n, B); fills `model`. other, share: mean of the looks of the
+    other medium, and how much of it is ordinary (0: there were none)."""
     w, r, M = np.ones(n), np.empty((n, bands)), np.empty((_FIT, _FIT))
     beta, sd, scratch = np.empty((_FIT, bands)), np.empty(bands), np.empty(n)
     mean = np.zeros(bands)

@@ -26,16 +26,15 @@ from geoevidence.raster import Grid
 from geoevidence.trust import canonical
 from geoevidence.types import Progress, decimal_text, decimal_value, no_progress, require
 from satellite import alert_kernels as kernels
+from satellite.alert_report import AlertMoves, compare_alerts
 from satellite.alerts import (
     MODEL_VERSION,
     AlertConfig,
-    AlertMoves,
     Outcome,
     SceneName,
     TakenDate,
     TileState,
     array_layout,
-    compare_alerts,
     replay,
     start_monitoring,
     update,

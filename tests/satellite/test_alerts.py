@@ -24,6 +24,7 @@ from geoevidence.messages import render
 from geoevidence.raster import Grid
 from satellite import alert_kernels as kernels
 from satellite import alert_store
+from satellite.alert_report import alert_properties, alerts_geojson, alerts_of, compare_alerts, compare_models
 from satellite.alert_store import (
     compare_alert_models,
     parse_state,
@@ -40,12 +41,7 @@ from satellite.alerts import (
     Outcome,
     SceneName,
     TileState,
-    alert_properties,
-    alerts_geojson,
-    alerts_of,
     array_layout,
-    compare_alerts,
-    compare_models,
     replay,
     start_monitoring,
     tile_grid,
