@@ -384,15 +384,15 @@ def _robust_scale(d, floor):
         inside = _F(1) if abs(d[i]) < limit else _F(0)
         total += inside * abs(d[i])
         count += inside
-    # 0.7632: mean of |N(0, 1)| below 2.5.
-    return max(total / count / 0.7632, floor) if count > 8 else first
+    # 0.7724: mean of |N(0, 1)| where it is below 2.5.
+    return max(total / count / 0.7724, floor) if count > 8 else first
 
 
 @njit(nogil=True, cache=True, fastmath=_MATH)
 def _noise_factor(d, n, bands, inverse, sd, floor, w, S, L):
     """Factors of the covariance of short-term noise from the departures d: S lower (B, B), L with reciprocal diagonal.
 
-    Departures beyond 2.5 noise units (root mean square over the bands) are weighted down. Shrunk towards the diagonal.
+    Departures beyond 2 noise units (root mean square over the bands) are weighted down. Shrunk towards the diagonal.
     """
     total = _F(0)
     for i in range(1, n - 1):
@@ -405,7 +405,7 @@ def _noise_factor(d, n, bands, inverse, sd, floor, w, S, L):
     for a in range(bands):
         for b in range(a + 1):
             S[a, b] = _weighted(w[1 : n - 1], d[a, 1 : n - 1], d[b, 1 : n - 1]) / max(total, _F(1))
-        # The diagonal is the robust scale: the product sums hold what the weights left of the outliers.
+    # The diagonal is the robust scale: the product sums hold what the weights left of the outliers.
     for a in range(bands):
         own = max(S[a, a], 1e-12)
         shrink = min(1.0, sd[a] * sd[a] / own)
@@ -426,7 +426,7 @@ def _noise_factor(d, n, bands, inverse, sd, floor, w, S, L):
 
 
 @njit(nogil=True, cache=True)
-def _gain(sums, G0, bands, G, h):
+def _gain(sums, G0, bands, G):
     """Gain in -2 log evidence when level and yearly wave of every band may jump, prior sd 6, 4, 4 in units of the noise.
 
     sums (3, 8 + B): of the three columns with the orthonormal design and with the residuals; G0 (3, 3): of their products.
@@ -492,9 +492,35 @@ def _orthonormal(X, e, low, high, ridge, M, L, W, Q, z, r):
 
 
 @njit(nogil=True, cache=True)
+def _take_in(X, Q, r, i, sums, G0):
+    """Add observation i to the sums of `_gain`."""
+    a, b = X[1, i], X[2, i]
+    for k in range(P):
+        x = Q[k, i]
+        sums[0, k] += x
+        sums[1, k] += a * x
+        sums[2, k] += b * x
+    for c in range(r.shape[0]):
+        x = r[c, i]
+        sums[0, P + c] += x
+        sums[1, P + c] += a * x
+        sums[2, P + c] += b * x
+    G0[0, 0] += 1.0
+    G0[1, 0] += a
+    G0[1, 1] += a * a
+    G0[2, 0] += b
+    G0[2, 1] += a * b
+    G0[2, 2] += b * b
+
+
+@njit(nogil=True, cache=True)
 def _candidates(X, e, low, high, ridge, rule, work, cuts, gains):
-    """Up to three cuts of low..high-1 with the largest gains of at least `min_gain`, best first; returns how many."""
-    M, L, W, Q, z, r, sums, G0, G, h, coarse, place = work
+    """Up to three cuts of low..high-1 with the largest gains of at least `min_gain`, best first; returns how many.
+
+    Every few observations first, then every one around the peaks: a single observation of the new state among the old ones
+    would spoil the model that the cut is judged by.
+    """
+    M, L, W, Q, z, r, sums, G0, G, coarse, place, sums_at, G0_at = work
     bands, n = e.shape[0], high - low
     _orthonormal(X, e, low, high, ridge, M, L, W, Q, z, r)
     step = 6 if n >= 100 else 4 if n >= 50 else 2
@@ -506,25 +532,11 @@ def _candidates(X, e, low, high, ridge, rule, work, cuts, gains):
     while cut >= low + rule.min_segment:
         while i > cut:
             i -= 1
-            a, b = X[1, i], X[2, i]
-            for k in range(P):
-                x = Q[k, i]
-                sums[0, k] += x
-                sums[1, k] += a * x
-                sums[2, k] += b * x
-            for c in range(bands):
-                x = r[c, i]
-                sums[0, P + c] += x
-                sums[1, P + c] += a * x
-                sums[2, P + c] += b * x
-            G0[0, 0] += 1.0
-            G0[1, 0] += a
-            G0[1, 1] += a * a
-            G0[2, 0] += b
-            G0[2, 1] += a * b
-            G0[2, 2] += b * b
-        coarse[count] = _gain(sums, G0, bands, G, h)
+            _take_in(X, Q, r, i, sums, G0)
+        coarse[count] = _gain(sums, G0, bands, G)
         place[count] = cut
+        sums_at[count] = sums
+        G0_at[count] = G0
         count += 1
         cut -= step
     found = 0
@@ -541,7 +553,16 @@ def _candidates(X, e, low, high, ridge, rule, work, cuts, gains):
                 best, where = coarse[k], k
         if where < 0:
             break
-        cuts[found], gains[found] = place[where], best
+        start = max(where - 1, 0)
+        sums[:] = sums_at[start]
+        G0[:] = G0_at[start]
+        position = place[where]
+        for cut in range(place[start] - 1, max(place[where] - step, low + rule.min_segment - 1), -1):
+            _take_in(X, Q, r, cut, sums, G0)
+            gain = _gain(sums, G0, bands, G)
+            if gain > best:
+                best, position = gain, cut
+        cuts[found], gains[found] = position, best
         found += 1
     return found
 
@@ -1090,9 +1111,10 @@ def _workspace(times, bands):
         np.empty((3, P + bands), np.float32),
         np.empty((3, 3)),
         np.empty((3, 3)),
-        np.empty(3),
         np.empty(times + 1),
         np.empty(times + 1, np.int64),
+        np.empty((times // 2 + 2, 3, P + bands), np.float32),
+        np.empty((times // 2 + 2, 3, 3)),
     )
     judging = (
         np.empty((P, P)),

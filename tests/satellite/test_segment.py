@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from geoevidence.crs import parse_crs
 from geoevidence.errors import ConfigError, CoverageError, HistoryTooShortError
 from geoevidence.raster import Grid
 from satellite.segment import BreakConfig, detect_block, detect_breaks, join_rows, keep_supported
-from satellite.synthetic import TEST_SEEDS, SimulatedCube, benchmark_config, simulate
+from satellite.synthetic import TEST_SEEDS, Change, SimulatedCube, SimulationConfig, benchmark_config, simulate
 from satellite.types import NODATE, BreakMap, Cube, Observed, Pace, Status
 
 from .conftest import plain_cube
@@ -82,6 +83,28 @@ def test_stable_pixels_stay_quiet() -> None:
     assert int((breaks.break_date != NODATE).sum()) <= 24
     assert (breaks.status == Status.NO_CHANGE).mean() > 0.99
     assert (breaks.pace == Pace.NONE).mean() > 0.99
+
+
+def test_a_large_change_is_found_wherever_it_lies_between_the_cuts_tried_first() -> None:
+    """One new observation left among the old ones spoils their model, the more the larger the change: cuts are refined first."""
+    config = SimulationConfig()
+    x, y = config.origin
+    changes = tuple(
+        Change(
+            name=f"c{k}",
+            kind="sand_mining",
+            polygon=((x + a, y - b), (x + a + 93, y - b), (x + a + 93, y - b - 87), (x + a, y - b - 87)),
+            day=date(2023, 3 + 2 * k, 11),
+        )
+        for k, (a, b) in enumerate(((613, 207), (811, 209), (617, 411), (803, 607)))
+    )
+    site = simulate(replace(config, changes=changes), seed=8102)
+    breaks = detect_breaks(site.reflectance)
+    for change in changes:
+        day = (change.day - date(1970, 1, 1)).days
+        whole = (site.fraction > 0.9) & (site.break_date == np.datetime64(change.day, "D"))
+        # Forest to sand, some thirty noise units: with cuts at every fourth observation only, a third to a half were missed.
+        assert whole.sum() >= 60 and hits(breaks, day, 120)[whole].mean() == 1.0, change.name
 
 
 def test_score_grows_with_the_shift_and_levels_off() -> None:
