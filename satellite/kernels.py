@@ -65,6 +65,11 @@ class Rule(NamedTuple):
     water_index: float
     water_margin: float
     water_run_days: float
+    water_factor: float
+    season_days: float
+    season_share: float
+    season_views: int
+    late: float
     water_a: int
     water_b: int
     index_a: int
@@ -198,6 +203,86 @@ def _wetness(y, i, rule):
         a, b = y[rule.water_a, i], y[rule.water_b, i]
         return (a - b) / (a + b) if a + b != 0 else _F(0)
     return _F(-2) * y[0, i] if rule.water_b == -2 else y[0, i]
+
+
+@njit(nogil=True, cache=True)
+def _season_missed(y, t, n, state, rule):
+    """A pixel that stays water to the end through seasons in which it was land in the years before: no flood of any other year.
+
+    Returns (first observation of the run, first that was land in this season before, days between the first and the last of
+    these, their number); the number is 0 where there is nothing of the kind. A single date of land does not end the run. Needs no
+    model of the season, so that floods of any length and height can be compared. Not turned round: a flood that stays away is drought.
+    """
+    margin = 0.5 * rule.water_margin
+    for i in range(n):
+        q = _wetness(y, i, rule)
+        state[i] = 2 if q > rule.water_index else 1 if q > rule.water_index - margin else 0
+    start = n
+    for i in range(n - 1, -1, -1):
+        if state[i] == 0 and not (0 < i < n - 1 and state[i - 1] == 2 and state[i + 1] == 2):
+            break
+        start = i
+    first, last, count = -1, -1, 0
+    for i in range(start if start > 0 else n, n):
+        if state[i] != 2:
+            continue
+        years, share = 0, 0.0
+        j = start - 1
+        middle = t[i] - _YEAR
+        while j >= 0 and middle >= t[0] - rule.season_days:
+            # The dates of this season, one year further back each time.
+            total, seen = 0.0, 0
+            while j >= 0 and t[j] > middle + rule.season_days:
+                j -= 1
+            while j >= 0 and t[j] >= middle - rule.season_days:
+                total += 1.0 - 0.5 * state[j]
+                seen += 1
+                j -= 1
+            if seen > 0:
+                years += 1
+                share += total / seen
+            middle -= _YEAR
+        if years >= 2 and share >= rule.season_share * years:
+            if first < 0:
+                first = i
+            last = i
+            count += 1
+    if count < rule.season_views or t[last] - t[first] < 10.0 * rule.min_score:
+        return 0, 0, 0.0, 0
+    return start, first, t[last] - t[first], count
+
+
+@njit(nogil=True, cache=True)
+def _season_change(y, t, n, start, first, bands, rule, sum_new, sum_old):
+    """(change of the index, size) of the dates from `first` on against the same season of the years before `start`."""
+    change, square, count = 0.0, 0.0, 0
+    for i in range(first, n):
+        seen = 0
+        for c in range(bands):
+            sum_old[c] = 0.0
+            sum_new[c] = y[c, i]
+        for j in range(start):
+            apart = t[i] - t[j]
+            apart -= np.floor(apart / _YEAR + 0.5) * _YEAR
+            if abs(apart) <= rule.season_days:
+                seen += 1
+                for c in range(bands):
+                    sum_old[c] += y[c, j]
+        if seen == 0:
+            continue
+        for c in range(bands):
+            sum_old[c] /= seen
+            square += (sum_new[c] - sum_old[c]) ** 2
+        count += 1
+        if rule.index_a >= 0:
+            a, b = sum_new[rule.index_a] + sum_new[rule.index_b], sum_old[rule.index_a] + sum_old[rule.index_b]
+            if a != 0.0 and b != 0.0:
+                change += (sum_new[rule.index_a] - sum_new[rule.index_b]) / a - (
+                    sum_old[rule.index_a] - sum_old[rule.index_b]
+                ) / b
+        else:
+            change += sum_new[0] - sum_old[0]
+    return change / max(count, 1), np.sqrt(square / (max(count, 1) * bands))
 
 
 @njit(nogil=True, cache=True)
@@ -853,6 +938,47 @@ def _distance(e, X, i, bands, beta):
 
 
 @njit(nogil=True, cache=True)
+def _nearest_year(e, t, i, low, high, bands, rule):
+    """Half the squared distance of observation i from the most alike of low..high-1 in the same season of another year.
+
+    Half, because both carry noise; half a unit a band is added since the most alike of several is alike by chance.
+    """
+    best = np.inf
+    for j in range(low, high):
+        apart = abs(t[i] - t[j])
+        if apart < 0.5 * _YEAR:
+            continue
+        apart -= np.floor(apart / _YEAR + 0.5) * _YEAR
+        if abs(apart) > rule.season_days:
+            continue
+        d = 0.0
+        for c in range(bands):
+            d += (e[c, i] - e[c, j]) ** 2
+        best = min(best, 0.5 * (d + bands))
+    return best
+
+
+@njit(nogil=True, cache=True)
+def _redate_alike(e, X, t, low, cut, high, bands, old, new, rule, to_old, to_new):
+    """The cut near `cut` that parts best what is like the old state from what is like the new one; the later of equals.
+
+    Like a state is what is near its model or near one of its observations in the same season of another year: a field that is
+    bare after every harvest is not new when it is bare, and a flat under its yearly flood is not yet a lake.
+    to_old, to_new (n): squared distances, written for the dates around the cut.
+    """
+    first, last = max(low + 3, cut - 20), min(high - 3, cut + 20)
+    total, best, position = 0.0, -np.inf, cut
+    for i in range(first, last):
+        to_old[i] = min(_distance(e, X, i, bands, old), _nearest_year(e, t, i, low, cut, bands, rule))
+        to_new[i] = min(_distance(e, X, i, bands, new), _nearest_year(e, t, i, cut, high, bands, rule))
+    for i in range(first, last):
+        total += max(min(to_new[i] - to_old[i] + rule.late, 30.0), -30.0)
+        if total >= best:
+            best, position = total, i + 1
+    return position
+
+
+@njit(nogil=True, cache=True)
 def _redate(e, X, low, cut, high, bands, old, new, rule):
     """The cut near `cut` at which the two models part the observations best; single ones weigh at most 30 noise units squared."""
     first, last = max(low + 3, cut - 12), min(high - 3, cut + 12)
@@ -898,12 +1024,14 @@ def _redate_short(q, low, cut, high, bands, reference_first, away):
 
 @njit(nogil=True, cache=True)
 def _size(e, X, t, low, cut, high, bands, reference_first, beta, S, centre, rule, seen, said):
-    """(change of the index, size): what the other side shows against what the reference model says, in units of the cube.
+    """(change of the index, size, whether both states are water): what the other side shows against what the model says.
 
-    Change: mean over the dates within a year of the cut, signed as after minus before. Size: root mean square over these
-    dates and all bands, with the mean square of the reference side taken off, so that a new season counts as a new level.
+    In units of the cube. Change: mean over the dates within a year of the cut, signed as after minus before. Size: root mean
+    square over these dates and all bands, with the mean square of the reference side taken off, so that a new season counts as
+    a new level.
     """
     total, count, square, ref_square, ref_count = 0.0, 0, 0.0, 0.0, 0
+    wet, ref_wet = 0, 0
     edge = t[cut] if reference_first else t[cut - 1]
     for i in range(low, high):
         is_reference = (i < cut) == reference_first
@@ -923,12 +1051,18 @@ def _size(e, X, t, low, cut, high, bands, reference_first, beta, S, centre, rule
                 yp += S[a, c] * said[c]
             seen[a], said[a] = ys, yp
             away += (ys - yp) ** 2
+        water = False
+        if rule.water_b >= 0:
+            p, ys = seen[rule.water_a], seen[rule.water_b]
+            water = p + ys > 0.0 and p - ys > (rule.water_index - 0.5 * rule.water_margin) * (p + ys)
         if is_reference:
             ref_square += away
             ref_count += 1
+            ref_wet += water
             continue
         square += away
         count += 1
+        wet += water
         if rule.index_a >= 0:
             ps, pp = seen[rule.index_a] + seen[rule.index_b], said[rule.index_a] + said[rule.index_b]
             if ps != 0.0 and pp != 0.0:
@@ -936,7 +1070,8 @@ def _size(e, X, t, low, cut, high, bands, reference_first, beta, S, centre, rule
         else:
             total += seen[0] - said[0]
     size = np.sqrt(max(square / max(count, 1) - ref_square / max(ref_count, 1), 0.0) / bands)
-    return (total if reference_first else -total) / max(count, 1), size
+    both = 4 * wet > 3 * count and 4 * ref_wet > 3 * ref_count
+    return (total if reference_first else -total) / max(count, 1), size, both
 
 
 # One pixel ------------------------------------------------------------------------------------------------------------
@@ -1032,8 +1167,10 @@ def _pixel(y, t, X, n, bands, doubt, rule, memory, out_days, out_values):
         if score < rule.min_score:
             continue
         beta = old if first else new
-        change, size = _size(e, X, t, low, cut, high, bands, first, beta, S, centre, rule, sd, gains)
-        if size < rule.min_shift:
+        change, size, both_water = _size(e, X, t, low, cut, high, bands, first, beta, S, centre, rule, sd, gains)
+        if both_water:
+            score /= rule.water_factor
+        if size < rule.min_shift or score < rule.min_score:
             continue
         pace = _pace(q_all, t, low, cut, high, bands, first, direction, rule, p)
         if pace == _GRADUAL and last_pace == _ABRUPT:
@@ -1049,6 +1186,7 @@ def _pixel(y, t, X, n, bands, doubt, rule, memory, out_days, out_values):
             _model(X, e, cut, high, ridge, judging[0], judging[1], new)
         else:
             _model(X, e, low, cut, ridge, judging[0], judging[1], old)
+        cut = max(cut, _redate_alike(e, X, t, low, cut, high, bands, old, new, rule, p, near))
         # Decisive: nearer to one model by `decisive`, and within the noise of it (`fit` root mean square over the bands).
         close = rule.fit * rule.fit * bands
         last_old, first_new = low, high - 1
@@ -1200,9 +1338,22 @@ def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_l
                         y[c, i] = block[k, c, place[i]]
                 # Where water comes and goes, what is left of the year is no firm ground for a model: its doubt counts in full.
                 doubt = rule.model_doubt
+                missed, run = 0, n
+                first, late, before, after, change, span = 0, 0.0, _F(0), _F(0), 0.0, 0.0
                 if rule.water_a >= 0:
+                    # NDVI alone does not tell a lasting flood from soil that stays bare.
+                    if rule.water_b != -2:
+                        run, first, span, missed = _season_missed(y, t, n, state, rule)
+                    if missed > 0:
+                        change, size = _season_change(y, t, n, run, first, bands, rule, memory[4], memory[8])
+                        late = max(0.5 * (t[run - 1] + t[run]), min(t[first] - 25.0, t[run] + 120.0))
+                        before, after = t[run - 1], t[first]
+                        if size < rule.min_shift:
+                            missed = 0
+                        else:
+                            n = run
                     m = _keep_one_medium(y, t, n, keep, state, spell, rule)
-                    if m < rule.min_observations or t[keep[m - 1]] - t[keep[0]] < rule.min_span_days:
+                    if missed == 0 and (m < rule.min_observations or t[keep[m - 1]] - t[keep[0]] < rule.min_span_days):
                         status[row, col] = _TOO_FEW
                         continue
                     if m < n:
@@ -1216,7 +1367,17 @@ def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_l
                 for q in range(P):
                     for i in range(n):
                         Xs[q, i] = X[q, place[i]]
-                found = _pixel(y, t, Xs, n, bands, doubt, rule, memory, pixel_days, pixel_values)
+                found = 0
+                if n >= 3 * rule.min_segment:
+                    found = _pixel(y, t, Xs, n, bands, doubt, rule, memory, pixel_days, pixel_values)
+                if missed > 0 and found < MAX_BREAKS:
+                    pixel_days[found, 0], pixel_days[found, 1], pixel_days[found, 2] = np.floor(late + 0.5), before, after
+                    pixel_values[found, 0], pixel_values[found, 1], pixel_values[found, 2] = (
+                        change,
+                        min(0.1 * span, 20.0),
+                        _ABRUPT,
+                    )
+                    found += 1
                 status[row, col] = _CHANGE if found > 0 else _NO_CHANGE
                 for q in range(found):
                     for c in range(3):

@@ -67,6 +67,11 @@ class BreakConfig:
     fit: distance from a state's model in noise units, root mean square over bands, within which one observation shows that state.
     water_index: (M)NDWI above which an observation counts as water. water_margin: below it by this much counts as partly flooded.
     water_run_days: a water spell on land (or the reverse) up to this long is water level, not a change, d; twice that where spells recur.
+    water_factor: the score of a change between two states of water (a bloom, turbid years) is divided by this (1).
+    season_days: dates of other years within this many days of the same day of the year are of the same season, d.
+    season_share: share of the earlier years' views in which a season must have been land to have been missed by a flood (1).
+    season_views: views of missed seasons that a lasting flood must have.
+    late: squared distance (noise units) by which a date must be nearer to the new state to count as new.
     """
 
     false_alarm_rate: float = 0.0015
@@ -101,6 +106,11 @@ class BreakConfig:
     water_index: float = 0.0
     water_margin: float = 0.2
     water_run_days: int = 250
+    season_days: int = 24
+    season_share: float = 0.8
+    season_views: int = 4
+    water_factor: float = 2.0
+    late: float = 1.0
 
     def __post_init__(self) -> None:
         ranges = {
@@ -136,6 +146,11 @@ class BreakConfig:
             "water_index": (-1, 1),
             "water_margin": (0, 1),
             "water_run_days": (0, 3650),
+            "season_days": (1, 90),
+            "season_share": (0.5, 1),
+            "season_views": (1, 100),
+            "water_factor": (1, 100),
+            "late": (0, 30),
         }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
@@ -186,6 +201,11 @@ def _rule(config: BreakConfig, bands: tuple[str, ...]) -> tuple[Rule, str]:
         water_index=config.water_index,
         water_margin=config.water_margin,
         water_run_days=float(config.water_run_days),
+        season_days=float(config.season_days),
+        season_share=config.season_share,
+        season_views=config.season_views,
+        water_factor=config.water_factor,
+        late=config.late,
         water_a=water[0],
         water_b=water[1],
         index_a=roles["nir"] if has_ndvi else -1,
