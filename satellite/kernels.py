@@ -78,7 +78,7 @@ class Rule(NamedTuple):
 
 @njit(nogil=True, cache=True)
 def _select(a, n, k):
-    """k-th smallest of a[:n] (Hoare 1961); reorders a."""
+    """k-th smallest of a[:n] (Hoare 1961); reorders a. Kept in each file of kernels: numba's cache does not notice another file's changes."""
     low, high = 0, n - 1
     while low < high:
         pivot = a[(low + high) // 2]
