@@ -78,7 +78,10 @@ class Rule(NamedTuple):
 
 @njit(nogil=True, cache=True)
 def _select(a, n, k):
-    """k-th smallest of a[:n] (Hoare 1961); reorders a. Kept in each file of kernels: numba's cache does not notice another file's changes."""
+    """k-th smallest of a[:n] (Hoare 1961); reorders a.
+
+    It stands in each file of kernels, since numba's cache does not notice that another file has changed.
+    """
     low, high = 0, n - 1
     while low < high:
         pivot = a[(low + high) // 2]
@@ -1338,22 +1341,24 @@ def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_l
                         y[c, i] = block[k, c, place[i]]
                 # Where water comes and goes, what is left of the year is no firm ground for a model: its doubt counts in full.
                 doubt = rule.model_doubt
-                missed, run = 0, n
-                first, late, before, after, change, span = 0, 0.0, _F(0), _F(0), 0.0, 0.0
+                missed, run, enough = 0, n, True
+                first, middle, before, after, change, span = 0, 0.0, _F(0), _F(0), 0.0, 0.0
                 if rule.water_a >= 0:
                     # NDVI alone does not tell a lasting flood from soil that stays bare.
                     if rule.water_b != -2:
                         run, first, span, missed = _season_missed(y, t, n, state, rule)
                     if missed > 0:
                         change, size = _season_change(y, t, n, run, first, bands, rule, memory[4], memory[8])
-                        late = max(0.5 * (t[run - 1] + t[run]), min(t[first] - 25.0, t[run] + 120.0))
+                        # It came with a flood or in it: nearer to the first view that no flood explains, a flood season at most.
+                        middle = max(0.5 * (t[run - 1] + t[run]), min(t[first] - 25.0, t[run] + 120.0))
                         before, after = t[run - 1], t[first]
                         if size < rule.min_shift:
                             missed = 0
                         else:
                             n = run
                     m = _keep_one_medium(y, t, n, keep, state, spell, rule)
-                    if missed == 0 and (m < rule.min_observations or t[keep[m - 1]] - t[keep[0]] < rule.min_span_days):
+                    enough = m >= rule.min_observations and t[keep[m - 1]] - t[keep[0]] >= rule.min_span_days
+                    if not enough and missed == 0:
                         status[row, col] = _TOO_FEW
                         continue
                     if m < n:
@@ -1368,10 +1373,10 @@ def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_l
                     for i in range(n):
                         Xs[q, i] = X[q, place[i]]
                 found = 0
-                if n >= 3 * rule.min_segment:
+                if enough:
                     found = _pixel(y, t, Xs, n, bands, doubt, rule, memory, pixel_days, pixel_values)
                 if missed > 0 and found < MAX_BREAKS:
-                    pixel_days[found, 0], pixel_days[found, 1], pixel_days[found, 2] = np.floor(late + 0.5), before, after
+                    pixel_days[found, 0], pixel_days[found, 1], pixel_days[found, 2] = np.floor(middle + 0.5), before, after
                     pixel_values[found, 0], pixel_values[found, 1], pixel_values[found, 2] = (
                         change,
                         min(0.1 * span, 20.0),

@@ -63,3 +63,17 @@ def plain_cube(
     values = np.where(gone[:, None], np.nan, values).astype(np.float32)
     time = np.datetime64("2019-01-01", "ns") + t.astype("timedelta64[D]")
     return xr.DataArray(values[:, :, None], dims=("time", "band", "y", "x"), coords={"time": time, "band": list(bands)})
+
+
+def four_squares(config: SimulationConfig) -> tuple[Change, ...]:
+    """Four squares of 93 m x 87 m of forest that become sand, two months apart, off the pixels' edges."""
+    x, y = config.origin
+    return tuple(
+        Change(
+            name=f"c{k}",
+            kind="sand_mining",
+            polygon=((x + a, y - b), (x + a + 93, y - b), (x + a + 93, y - b - 87), (x + a, y - b - 87)),
+            day=date(2023, 3 + 2 * k, 11),
+        )
+        for k, (a, b) in enumerate(((613, 207), (811, 209), (617, 411), (803, 607)))
+    )

@@ -23,7 +23,7 @@ from satellite.synthetic import SimulatedCube, SimulationConfig, simulate, write
 from satellite.types import NODATE, Pace, Status
 from satellite.workflow import MonitorConfig, monitor
 
-from .conftest import FELLING, SMALL
+from .conftest import FELLING, SMALL, four_squares
 
 
 @pytest.fixture(scope="module")
@@ -291,21 +291,10 @@ def test_slovenian_fields(shared: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_areas_and_intervals_hold_the_truth(tmp_path: Path) -> None:
     """Twenty known squares: the interval holds the day, the stated area error holds the area, at about their rates."""
-    from satellite.synthetic import Change
-
     base = SimulationConfig()
-    x, y = base.origin
+    changes = four_squares(base)
     held_days, held_areas, ratios, found = 0, 0, [], 0
     for seed in range(8101, 8106):
-        changes = tuple(
-            Change(
-                name=f"c{k}",
-                kind="sand_mining",
-                polygon=((x + a, y - b), (x + a + 93, y - b), (x + a + 93, y - b - 87), (x + a, y - b - 87)),
-                day=date(2023, 3 + 2 * k, 11),
-            )
-            for k, (a, b) in enumerate(((613, 207), (811, 209), (617, 411), (803, 607)))
-        )
         site = simulate(replace(base, changes=changes), seed=seed)
         write_stack(tmp_path / str(seed), site)
         result = monitor(tmp_path / str(seed), out=tmp_path / f"out{seed}")

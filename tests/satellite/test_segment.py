@@ -18,10 +18,10 @@ from geoevidence.crs import parse_crs
 from geoevidence.errors import ConfigError, CoverageError, HistoryTooShortError
 from geoevidence.raster import Grid
 from satellite.segment import BreakConfig, detect_block, detect_breaks, join_rows, keep_supported
-from satellite.synthetic import TEST_SEEDS, Change, SimulatedCube, SimulationConfig, benchmark_config, simulate
+from satellite.synthetic import TEST_SEEDS, SimulatedCube, SimulationConfig, benchmark_config, simulate
 from satellite.types import NODATE, BreakMap, Cube, Observed, Pace, Status
 
-from .conftest import plain_cube
+from .conftest import four_squares, plain_cube
 
 ARRAYS = ("break_date", "last_clear_before", "first_clear_after", "magnitude", "score", "pace", "observations", "status")
 START = 17897
@@ -88,16 +88,7 @@ def test_stable_pixels_stay_quiet() -> None:
 def test_a_large_change_is_found_wherever_it_lies_between_the_cuts_tried_first() -> None:
     """One new observation left among the old ones spoils their model, the more the larger the change: cuts are refined first."""
     config = SimulationConfig()
-    x, y = config.origin
-    changes = tuple(
-        Change(
-            name=f"c{k}",
-            kind="sand_mining",
-            polygon=((x + a, y - b), (x + a + 93, y - b), (x + a + 93, y - b - 87), (x + a, y - b - 87)),
-            day=date(2023, 3 + 2 * k, 11),
-        )
-        for k, (a, b) in enumerate(((613, 207), (811, 209), (617, 411), (803, 607)))
-    )
+    changes = four_squares(config)
     site = simulate(replace(config, changes=changes), seed=8102)
     breaks = detect_breaks(site.reflectance)
     for change in changes:
@@ -221,6 +212,85 @@ def test_floods_are_water_level_and_a_lasting_pit_is_not() -> None:
     status = detect_breaks(cube).status[0]
     assert (status[:20] == Status.NO_CHANGE).all()
     assert (status[20:] == Status.CHANGE).all()
+
+
+LAND, WATER, BLOOM = (
+    np.array([0.10, 0.12, 0.14, 0.25, 0.28, 0.22]),
+    np.array([0.07, 0.08, 0.06, 0.03, 0.012, 0.01]),
+    np.array([0.05, 0.11, 0.05, 0.16, 0.05, 0.03]),
+)
+
+
+def states_cube(states: NDArray[np.float64], t: NDArray[np.int64], seed: int, noise: float = 0.03) -> xr.DataArray:
+    """A row of pixels (time, band, pixel) seen at days t since 2018-01-01, with noise relative to each value."""
+    values = states * np.random.default_rng(seed).normal(1, noise, states.shape)
+    time = np.datetime64("2018-01-01", "ns") + t.astype("timedelta64[D]")
+    bands = ["blue", "green", "red", "nir", "swir1", "swir2"]
+    return xr.DataArray(values[:, :, None], dims=("time", "band", "y", "x"), coords={"time": time, "band": bands})
+
+
+def flooded(t: NDArray[np.int64], pixels: int, seed: int, *, missing: bool) -> NDArray[np.float64]:
+    """Flats under water 90 to 150 days from early June on; missing: not at all in the last year."""
+    rng = np.random.default_rng(seed)
+    states = np.repeat(LAND[None, :, None], len(t), axis=0) * np.ones((1, 1, pixels))
+    for pixel in range(pixels):
+        for year in range(5 if missing else 6):
+            start = 365 * year + 150 + rng.integers(0, 30)
+            states[(t >= start) & (t < start + rng.integers(90, 150)), :, pixel] = WATER
+    return states
+
+
+def test_a_flat_that_becomes_a_pond_is_new_when_its_dry_season_stays_away() -> None:
+    """Dug in April, flooded in June like every year, not dry again from autumn on; the same flats without it stay silent."""
+    t = np.arange(0, 6 * 365, 10)
+    states = flooded(t, 40, 21, missing=False)
+    day = 4 * 365 + 110
+    states[t >= day, :, 20:] = WATER[None, :, None]
+    breaks = detect_breaks(states_cube(states, t, 22))
+    assert (breaks.status[0, :20] == Status.NO_CHANGE).all() and (breaks.status[0, 20:] == Status.CHANGE).all()
+    truth = int(np.datetime64("2018-01-01", "D").astype(int)) + day
+    found = breaks.break_date[0, 0, 20:].astype(np.int64)
+    assert (breaks.break_date[1:, 0, 20:] == NODATE).all()
+    # Ten days between views: the interval begins at the last dry one.
+    before, after = breaks.last_clear_before[0, 0, 20:], breaks.first_clear_after[0, 0, 20:]
+    assert ((before < truth) & (truth <= after)).all() and ((before <= found) & (found <= after)).all()
+    assert (np.abs(found - truth) <= 130).all(), "within a flood season"
+    assert np.isfinite(breaks.score[0, 0, 20:]).all() and (breaks.score[0, 0, 20:] <= 20).all()
+
+
+def test_a_flood_that_stays_away_is_no_change() -> None:
+    t = np.arange(0, 6 * 365, 10)
+    breaks = detect_breaks(states_cube(flooded(t, 30, 23, missing=True), t, 24))
+    assert (breaks.status == Status.NO_CHANGE).all()
+
+
+def test_a_change_between_two_states_of_water_counts_half() -> None:
+    """A lake that turns green for good: its score is that of the same reflectances without the rule, divided by `water_factor`."""
+    t = np.arange(0, 6 * 365, 10)
+    states = np.repeat(WATER[None, :, None], len(t), axis=0) * np.ones((1, 1, 10))
+    states[t >= 1500] = (0.7 * WATER + 0.3 * BLOOM)[None, :, None]
+    cube = states_cube(states, t, 25)
+    plain = detect_breaks(cube, BreakConfig(water_factor=1.0))
+    half, quarter = detect_breaks(cube), detect_breaks(cube, BreakConfig(water_factor=4.0))
+    assert np.isfinite(plain.score[0]).all() and (plain.score[0] > 4 * BreakConfig().min_score).all()
+    np.testing.assert_allclose(half.score[0], plain.score[0] / 2, rtol=1e-6)
+    np.testing.assert_allclose(quarter.score[0], plain.score[0] / 4, rtol=1e-6)
+
+
+def test_a_field_is_new_when_it_stops_looking_like_its_own_other_years() -> None:
+    """Bare from September to March each year; dug over in December, it looks as before until no crop comes up."""
+    t = np.arange(0, 6 * 365, 8)
+    season = np.clip(np.sin(2 * np.pi * ((t % 365) - 80) / 365), 0, None)[:, None, None]
+    crop = np.array([0.04, 0.07, 0.04, 0.40, 0.20, 0.09])
+    states = (LAND[None, :, None] * (1 - season) + crop[None, :, None] * season) * np.ones((1, 1, 20))
+    day = 4 * 365 - 20
+    states[t >= day] = LAND[None, :, None]
+    breaks = detect_breaks(states_cube(states, t, 26, noise=0.12))
+    truth = int(np.datetime64("2018-01-01", "D").astype(int)) + day
+    late = breaks.break_date[0, 0].astype(np.int64) - truth
+    assert (breaks.status == Status.CHANGE).all()
+    # Nothing tells them apart before the crop would come up, 100 days later; a date of the harvest would be 90 days early.
+    assert (late >= -10).all() and (late <= 150).all()
 
 
 @pytest.mark.slow
