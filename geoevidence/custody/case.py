@@ -478,14 +478,16 @@ class Case:
         return receipt if receipt.json_path.exists() and receipt.html_path.exists() else self._write_receipt(event)
 
     def _write_receipt(self, event: CustodyEvent) -> Receipt:
-        return write_receipt(
-            self._receipts(),
-            event,
-            checkpoint=self.checkpoint_bytes(at_least=event.index + 1),
-            number=self.number,
-            sheet=self.sheet,
-            demonstration=self.demonstration,
-        )
+        # a process that opens the workspace sweeps this folder too, unless it sees that somebody is at work
+        with self._objects.working():
+            return write_receipt(
+                self._receipts(),
+                event,
+                checkpoint=self.checkpoint_bytes(at_least=event.index + 1),
+                number=self.number,
+                sheet=self.sheet,
+                demonstration=self.demonstration,
+            )
 
     def _write_missing_receipts(self) -> None:
         for event in self.events():

@@ -269,6 +269,32 @@ def test_a_store_that_stops_records_nothing_and_goes_on_later(place: Place, case
 # ---------------------------------------------------------------- receipts
 
 
+def test_a_process_that_opens_the_workspace_leaves_a_receipt_being_written_alone(
+    place: Place, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening sweeps the halves that killed processes left; the half of a live one is none of these."""
+    from geoevidence.custody import files
+
+    opened: list[str] = []
+    replace = os.replace
+
+    def replace_while_another_opens(part: Path, path: Path) -> None:
+        if "receipts" in path.parts:
+            place.reopened()
+            opened.append(path.suffix)
+        replace(part, path)
+
+    monkeypatch.setattr(files.os, "replace", replace_while_another_opens)
+    done = case.ingest(place.card(CARD))
+    assert {".html", ".json"} <= set(opened)
+    assert (
+        done.receipt_json is not None
+        and done.receipt_json.exists()
+        and done.receipt_html is not None
+        and done.receipt_html.exists()
+    )
+
+
 def test_the_receipt_can_be_recomputed(place: Place, case: Case) -> None:
     done = case.ingest(place.card(CARD), label="<script>alert(1)</script> & 卡")
     assert done.event is not None and done.receipt_json is not None and done.receipt_html is not None
