@@ -54,6 +54,7 @@ class Rule(NamedTuple):
     margin: float
     scatter: float
     reach: float
+    lone_reach: float
     model_doubt: float
     phase_sd_days: float
     amplitude_sd: float
@@ -66,6 +67,7 @@ class Rule(NamedTuple):
     water_margin: float
     water_run_days: float
     water_factor: float
+    flood_returns: int
     season_days: float
     season_share: float
     season_views: int
@@ -375,6 +377,21 @@ def _keep_one_medium(y, t, n, keep, state, spell, rule):
             keep[kept] = i
             kept += 1
     return kept
+
+
+@njit(nogil=True, cache=True)
+def _floods_left_out(y, t, n, keep, kept, rule, flood):
+    """First days of the floods among the dates that `_keep_one_medium` left out, in flood; returns how many."""
+    count, q, last = 0, 0, -np.inf
+    for i in range(n):
+        while q < kept and keep[q] < i:
+            q += 1
+        if (q == kept or keep[q] != i) and _wetness(y, i, rule) > rule.water_index:
+            if t[i] - last > 150.0:
+                flood[count] = t[i]
+                count += 1
+            last = t[i]
+    return count
 
 
 @njit(nogil=True, cache=True)
@@ -698,6 +715,50 @@ def _blocks(q, t, away, low, high, origin, reach, rule, mean, size, when, start,
 
 
 @njit(nogil=True, cache=True)
+def _back(q, first, last, begin, lone, on_land, when, whole, mean):
+    """Let the same season of the side's other years say how far the mean of a block counts.
+
+    The mean of the residuals q without a bound (whole: scratch, block by B) counts up to its projection onto the most alike block of
+    first..last-1 within 35 days of the year and in another year. What no such year shows counts up to `lone`; what lies beyond the
+    bound of `_blocks` and comes again counts in full, except where water comes and goes (not `on_land`). A season seen once stays as it is.
+    """
+    bands = q.shape[0]
+    for j in range(first, last):
+        for c in range(bands):
+            s = 0.0
+            for i in range(begin[j], begin[j + 1]):
+                s += q[c, i]
+            whole[j, c] = s / (begin[j + 1] - begin[j])
+    for j in range(first, last):
+        square, bounded = 0.0, 0.0
+        for c in range(bands):
+            square += whole[j, c] * whole[j, c]
+            bounded += whole[j, c] * mean[j, c]
+        if square <= lone * lone:
+            continue
+        length = np.sqrt(square)
+        bounded /= length
+        backed = -np.inf
+        for k in range(first, last):
+            apart = abs(when[j] - when[k])
+            if apart < 0.5 * _YEAR:
+                continue
+            apart %= _YEAR
+            if min(apart, _YEAR - apart) > 35.0:
+                continue
+            s = 0.0
+            for c in range(bands):
+                s += whole[j, c] * whole[k, c]
+            backed = max(backed, s / length)
+        if backed == -np.inf:
+            continue
+        counts = min(max(backed, min(bounded, lone)), length)
+        if counts < bounded or on_land:
+            for c in range(bands):
+                mean[j, c] = whole[j, c] * counts / length
+
+
+@njit(nogil=True, cache=True)
 def _beyond(first, last, ref_blocks, mean, when, bands, direction):
     """How far the other side's blocks lie beyond what the reference side showed in the same season of any year.
 
@@ -798,7 +859,7 @@ def _judge(X, e, t, low, cut, high, ridge, doubt, rule, work, old, new, shift, d
     Leaves the reference side's model in old (or new, where it is the later side), the residuals against it in work's q, the
     mean difference in shift (after minus before) and V^-1 shift in direction.
     """
-    M, L, q, mean, size, when, rms, begin, A, V, F, away, share = work
+    M, L, q, mean, size, when, rms, begin, A, V, F, away, share, whole = work
     bands = e.shape[0]
     before, after = t[cut - 1] - t[low], t[high - 1] - t[cut]
     reference_first = cut - low >= high - cut
@@ -850,6 +911,7 @@ def _judge(X, e, t, low, cut, high, ridge, doubt, rule, work, old, new, shift, d
     end = _blocks(q, t, away, c, d, t[low], reach, rule, mean, size, when, nr, begin)
     if end - nr < rule.min_blocks:
         return -1.0, reference_first
+    _back(q, nr, end, begin, rule.lone_reach * reach / rule.reach, doubt < np.inf, when, whole, mean)
     years = (t[d - 1] - t[c]) / _YEAR
     per_block = (b - a) / nr
     best = _separation(
@@ -1027,7 +1089,7 @@ def _redate_short(q, low, cut, high, bands, reference_first, away):
 
 @njit(nogil=True, cache=True)
 def _size(e, X, t, low, cut, high, bands, reference_first, beta, S, centre, rule, seen, said):
-    """(change of the index, size, whether both states are water): what the other side shows against what the model says.
+    """(change of the index, size, wet shares before and after): what the other side shows against what the model says.
 
     In units of the cube. Change: mean over the dates within a year of the cut, signed as after minus before. Size: root mean
     square over these dates and all bands, with the mean square of the reference side taken off, so that a new season counts as
@@ -1035,6 +1097,7 @@ def _size(e, X, t, low, cut, high, bands, reference_first, beta, S, centre, rule
     """
     total, count, square, ref_square, ref_count = 0.0, 0, 0.0, 0.0, 0
     wet, ref_wet = 0, 0
+    limit = rule.water_index - 0.5 * rule.water_margin
     edge = t[cut] if reference_first else t[cut - 1]
     for i in range(low, high):
         is_reference = (i < cut) == reference_first
@@ -1057,7 +1120,10 @@ def _size(e, X, t, low, cut, high, bands, reference_first, beta, S, centre, rule
         water = False
         if rule.water_b >= 0:
             p, ys = seen[rule.water_a], seen[rule.water_b]
-            water = p + ys > 0.0 and p - ys > (rule.water_index - 0.5 * rule.water_margin) * (p + ys)
+            water = p + ys > 0.0 and p - ys > limit * (p + ys)
+        elif rule.water_b < -1:
+            # A cube of one index, as in `_wetness`.
+            water = (-2.0 * seen[0] if rule.water_b == -2 else seen[0]) > limit
         if is_reference:
             ref_square += away
             ref_count += 1
@@ -1073,16 +1139,18 @@ def _size(e, X, t, low, cut, high, bands, reference_first, beta, S, centre, rule
         else:
             total += seen[0] - said[0]
     size = np.sqrt(max(square / max(count, 1) - ref_square / max(ref_count, 1), 0.0) / bands)
-    both = 4 * wet > 3 * count and 4 * ref_wet > 3 * ref_count
-    return (total if reference_first else -total) / max(count, 1), size, both
+    own, ref = wet / max(count, 1), ref_wet / max(ref_count, 1)
+    if reference_first:
+        return total / max(count, 1), size, ref, own
+    return -total / max(count, 1), size, own, ref
 
 
 # One pixel ------------------------------------------------------------------------------------------------------------
 
 
 @njit(nogil=True, cache=True)
-def _pixel(y, t, X, n, bands, doubt, rule, memory, out_days, out_values):
-    """Breaks of one series y (B, n) at days t; returns how many.
+def _pixel(y, t, X, n, bands, doubt, flood, floods, rule, memory, out_days, out_values):
+    """Breaks of one series y (B, n) at days t; returns how many. flood[:floods]: days of floods that were left out.
 
     out_days: (k, 3) break date, last clear before, first clear after. out_values: (k, 3) signed change, score, pace.
     """
@@ -1170,9 +1238,16 @@ def _pixel(y, t, X, n, bands, doubt, rule, memory, out_days, out_values):
         if score < rule.min_score:
             continue
         beta = old if first else new
-        change, size, both_water = _size(e, X, t, low, cut, high, bands, first, beta, S, centre, rule, sd, gains)
-        if both_water:
+        change, size, wet_before, wet_after = _size(e, X, t, low, cut, high, bands, first, beta, S, centre, rule, sd, gains)
+        if rule.water_b >= 0 and min(wet_before, wet_after) > 0.75:
             score /= rule.water_factor
+        elif wet_before - wet_after > 0.5:
+            # Water gives way to land that floods come back to: years of high water.
+            returns = 0
+            for k in range(floods):
+                returns += flood[k] > t[cut]
+            if returns >= rule.flood_returns:
+                score /= rule.water_factor
         if size < rule.min_shift or score < rule.min_score:
             continue
         pace = _pace(q_all, t, low, cut, high, bands, first, direction, rule, p)
@@ -1271,6 +1346,7 @@ def _workspace(times, bands):
         np.empty((5, max(bands, P))),
         np.empty(times, np.float32),
         np.empty(times, np.float32),
+        np.empty((blocks, bands)),
     )
     return (
         np.empty((bands, times), np.float32),
@@ -1310,7 +1386,7 @@ def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_l
     y, t, Xs = np.empty((bands, times), np.float32), np.empty(times, np.float32), np.empty((P, times), np.float32)
     memory = _workspace(times, bands)
     keep, state, spell = np.empty(times, np.int64), np.empty(times, np.int8), np.empty(times, np.int8)
-    place = np.empty(times, np.int64)
+    place, flood = np.empty(times, np.int64), np.empty(times, np.float32)
     pixel_days, pixel_values = np.empty((MAX_BREAKS, 3)), np.empty((MAX_BREAKS, 3))
     origin = days[0]
     for row in range(row_first, row_last):
@@ -1340,7 +1416,7 @@ def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_l
                     for i in range(n):
                         y[c, i] = block[k, c, place[i]]
                 # Where water comes and goes, what is left of the year is no firm ground for a model: its doubt counts in full.
-                doubt = rule.model_doubt
+                doubt, floods = rule.model_doubt, 0
                 missed, run, enough = 0, n, True
                 first, middle, before, after, change, span = 0, 0.0, _F(0), _F(0), 0.0, 0.0
                 if rule.water_a >= 0:
@@ -1363,6 +1439,7 @@ def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_l
                         continue
                     if m < n:
                         doubt = np.inf
+                        floods = _floods_left_out(y, t, n, keep, m, rule, flood)
                         for i in range(m):
                             place[i] = place[keep[i]]
                             t[i] = t[keep[i]]
@@ -1374,7 +1451,7 @@ def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_l
                         Xs[q, i] = X[q, place[i]]
                 found = 0
                 if enough:
-                    found = _pixel(y, t, Xs, n, bands, doubt, rule, memory, pixel_days, pixel_values)
+                    found = _pixel(y, t, Xs, n, bands, doubt, flood, floods, rule, memory, pixel_days, pixel_values)
                 if missed > 0 and found < MAX_BREAKS:
                     pixel_days[found, 0], pixel_days[found, 1], pixel_days[found, 2] = np.floor(middle + 0.5), before, after
                     pixel_values[found, 0], pixel_values[found, 1], pixel_values[found, 2] = (

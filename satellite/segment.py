@@ -52,7 +52,10 @@ class BreakConfig:
     fresh_blocks: independent looks that this part must have. fresh_factor: its score is divided by this (1).
     scatter: factor on the variance of the reference state's block means, for what lasts longer than a block (1); larger is stricter.
     index_scatter: the same for a cube of one index, where nothing but size tells a change from weather.
-    reach: distance from the model, in the reference state's own noise, beyond which an observation counts no more (1).
+    reach: distance from the model, in the reference state's own noise, beyond which an observation counts no more (1), unless the same
+        season of another year of its state lies as far.
+    lone_reach: distance up to which the mean of a block counts when no other year of its state shows the like in that season (1);
+        smaller is stricter with blooms and odd seasons.
     model_doubt: largest variance (noise units squared) that the uncertainty of the reference model adds, except where water comes
         and goes; smaller sees more where dates are few and seasons are missing.
     margin: mean excess beyond what the same season of other years showed, as a share of that range (1), below which a cut is refused.
@@ -67,7 +70,9 @@ class BreakConfig:
     fit: distance from a state's model in noise units, root mean square over bands, within which one observation shows that state.
     water_index: (M)NDWI above which an observation counts as water. water_margin: below it by this much counts as partly flooded.
     water_run_days: a water spell on land (or the reverse) up to this long is water level, not a change, d; twice that where spells recur.
-    water_factor: the score of a change between two states of water (a bloom, turbid years) is divided by this (1).
+    water_factor: the score of a change between two states of water (a bloom, turbid years), or from water to land that is flooded again,
+        is divided by this (1).
+    flood_returns: floods after the change, left out as water level, from which on the land counts as flooded again; fewer is stricter.
     season_days: dates of other years within this many days of the same day of the year are of the same season, d.
     season_share: share of the earlier years' views in which a season must have been land to have been missed by a flood (1).
     season_views: views of missed seasons that a lasting flood must have.
@@ -92,6 +97,7 @@ class BreakConfig:
     scatter: float = 1.5
     index_scatter: float = 3.0
     reach: float = 9.0
+    lone_reach: float = 4.0
     model_doubt: float = 0.12
     margin: float = 0.3
     phase_sd_days: float = 10.0
@@ -110,6 +116,7 @@ class BreakConfig:
     season_share: float = 0.8
     season_views: int = 4
     water_factor: float = 2.0
+    flood_returns: int = 2
     late: float = 1.0
 
     def __post_init__(self) -> None:
@@ -135,6 +142,7 @@ class BreakConfig:
             "scatter": (0.1, 100),
             "index_scatter": (0.1, 100),
             "reach": (1, 1e6),
+            "lone_reach": (0, 1e6),
             "model_doubt": (0, 1e6),
             "margin": (0, 100),
             "gradual_gain": (0, 1e6),
@@ -150,6 +158,7 @@ class BreakConfig:
             "season_share": (0.5, 1),
             "season_views": (1, 100),
             "water_factor": (1, 100),
+            "flood_returns": (1, 1000),
             "late": (0, 30),
         }
         for name, (low, high) in ranges.items():
@@ -193,6 +202,7 @@ def _rule(config: BreakConfig, bands: tuple[str, ...]) -> tuple[Rule, str]:
         fresh_factor=config.fresh_factor,
         scatter=config.index_scatter if len(bands) == 1 else config.scatter,
         reach=config.reach,
+        lone_reach=config.lone_reach,
         model_doubt=config.model_doubt,
         margin=config.margin,
         gradual_gain=config.gradual_gain,
@@ -205,6 +215,7 @@ def _rule(config: BreakConfig, bands: tuple[str, ...]) -> tuple[Rule, str]:
         season_share=config.season_share,
         season_views=config.season_views,
         water_factor=config.water_factor,
+        flood_returns=config.flood_returns,
         late=config.late,
         water_a=water[0],
         water_b=water[1],

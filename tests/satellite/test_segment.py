@@ -98,17 +98,16 @@ def test_a_large_change_is_found_wherever_it_lies_between_the_cuts_tried_first()
         assert whole.sum() >= 60 and hits(breaks, day, 120)[whole].mean() == 1.0, change.name
 
 
-def test_score_grows_with_the_shift_and_levels_off() -> None:
-    medians = []
-    config = BreakConfig(false_alarm_rate=0.02, min_shift=0.0, min_gain=0.0)
-    for shift in (0.03, 0.06, 0.12, 0.24):
-        breaks = detect_breaks(plain_cube(pixels=60, seed=3, shift=shift), config)
-        medians.append(float(np.nanmedian(breaks.score[0])))
-    assert medians == sorted(medians)
-    # The score is nearly the root of a quadratic form of the shift: doubling one doubles the other, until single observations
-    # lie beyond `reach` (9 noise units; a shift of 0.07 here) and count no more than that.
-    assert 1.5 < medians[1] / medians[0] < 2.5
-    assert medians[3] / medians[2] < 1.5
+def test_score_grows_with_the_shift_that_other_years_confirm() -> None:
+    # No rules of water: the larger shifts bring the near infrared down to the green.
+    config = BreakConfig(false_alarm_rate=0.02, min_shift=0.0, min_gain=0.0, water_index=1.0, water_margin=0.0)
+    cubes = [plain_cube(pixels=60, seed=3, shift=shift) for shift in (0.03, 0.06, 0.12)]
+    small, middle, large = (float(np.nanmedian(detect_breaks(cube, config).score[0])) for cube in cubes)
+    # The score is nearly the root of a quadratic form of the shift: doubling one doubles the other.
+    assert 1.5 < middle / small < 2.5 and 1.5 < large / middle < 2.5
+    # Without the word of other years single observations count up to `reach` (9 noise units; a shift of 0.07 here) and no more.
+    alone = float(np.nanmedian(detect_breaks(cubes[2], replace(config, lone_reach=1e6)).score[0]))
+    assert middle < alone < 1.5 * middle
 
 
 def test_threads_order_of_time_and_bands_do_not_matter(shifted: tuple[xr.DataArray, BreakMap]) -> None:
@@ -280,17 +279,65 @@ def test_a_change_between_two_states_of_water_counts_half() -> None:
 def test_a_field_is_new_when_it_stops_looking_like_its_own_other_years() -> None:
     """Bare from September to March each year; dug over in December, it looks as before until no crop comes up."""
     t = np.arange(0, 6 * 365, 8)
-    season = np.clip(np.sin(2 * np.pi * ((t % 365) - 80) / 365), 0, None)[:, None, None]
-    crop = np.array([0.04, 0.07, 0.04, 0.40, 0.20, 0.09])
-    states = (LAND[None, :, None] * (1 - season) + crop[None, :, None] * season) * np.ones((1, 1, 20))
     day = 4 * 365 - 20
-    states[t >= day] = LAND[None, :, None]
-    breaks = detect_breaks(states_cube(states, t, 26, noise=0.12))
+    breaks = detect_breaks(states_cube(field_without_crop(t, day, 6 * 365), t, 26, noise=0.12))
     truth = int(np.datetime64("2018-01-01", "D").astype(int)) + day
     late = breaks.break_date[0, 0].astype(np.int64) - truth
     assert (breaks.status == Status.CHANGE).all()
     # Nothing tells them apart before the crop would come up, 100 days later; a date of the harvest would be 90 days early.
     assert (late >= -10).all() and (late <= 150).all()
+
+
+def test_water_that_gives_way_to_land_which_floods_come_back_to_counts_half() -> None:
+    """Two years of high water on a flat are divided by `water_factor`; a pond filled in, dry ever after, is not."""
+    t = np.arange(0, 6 * 365, 10)
+    flat = flooded(t, 20, 21, missing=False)
+    flat[t < 2 * 365 + 300] = WATER[None, :, None]
+    filled = flat.copy()
+    filled[t >= 2 * 365 + 300] = LAND[None, :, None]
+    never = BreakConfig(flood_returns=1000)
+    for states, factor in ((flat, 2.0), (filled, 1.0)):
+        cube = states_cube(states, t, 22)
+        plain = detect_breaks(cube, never)
+        assert (plain.score[0] > 2.5 * never.min_score).all()
+        np.testing.assert_allclose(detect_breaks(cube).score[0], plain.score[0] / factor, rtol=1e-6)
+
+
+def field_without_crop(t: NDArray[np.int64], first: int, last: int) -> NDArray[np.float64]:
+    """Twenty pixels of a field that carries a crop each summer, but none from day `first` to day `last`."""
+    season = np.clip(np.sin(2 * np.pi * ((t % 365) - 80) / 365), 0, None)[:, None, None]
+    crop = np.array([0.04, 0.07, 0.04, 0.40, 0.20, 0.09])
+    states = (LAND[None, :, None] * (1 - season) + crop[None, :, None] * season) * np.ones((1, 1, 20))
+    states[(t >= first) & (t < last)] = LAND[None, :, None]
+    return states
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.03, 0.06])
+def test_a_field_that_loses_its_crop_is_found_however_small_the_noise(noise: float) -> None:
+    """Two summers without a crop: the second shows that the first was no fallow year, which alone is no change."""
+    t = np.arange(0, 6 * 365, 8)
+    lost = states_cube(field_without_crop(t, 4 * 365 - 20, 6 * 365), t, 31, noise=noise)
+    fallow = states_cube(field_without_crop(t, 4 * 365 - 20, 5 * 365 - 20), t, 31, noise=noise)
+    breaks = detect_breaks(lost)
+    assert (breaks.status == Status.CHANGE).all() and (breaks.break_date[1:] == NODATE).all()
+    late = breaks.break_date[0, 0].astype(np.int64) - int(np.datetime64("2018-01-01", "D").astype(int)) - (4 * 365 - 20)
+    # Bare as every winter from the harvest (85 days before, views every eight days) until the crop would come up, 100 days later.
+    assert (late >= -93).all() and (late <= 150).all() and np.median(late) >= 0
+    assert (detect_breaks(fallow).status == Status.NO_CHANGE).all()
+    # Departures of at most `reach` noise units are less than what weak years of so large a season are forgiven.
+    assert (detect_breaks(lost, BreakConfig(lone_reach=1e6, weak_share=1.0)).status == Status.NO_CHANGE).all()
+
+
+def test_the_bloom_of_one_summer_is_no_change() -> None:
+    """Five months of algae in the last summer but one: the last one, clear as ever, tells that they did not stay."""
+    t = np.arange(0, 6 * 365, 8)
+    states = np.repeat(WATER[None, :, None], len(t), axis=0) * np.ones((1, 1, 20))
+    first = 4 * 365 + 170
+    states[(t >= first) & (t < first + 150)] = (0.6 * WATER + 0.4 * BLOOM)[None, :, None]
+    cube = states_cube(states, t, 31)
+    alone = BreakConfig(weak_share=1.0)
+    assert (detect_breaks(cube, alone).status == Status.NO_CHANGE).all()
+    assert (detect_breaks(cube, replace(alone, lone_reach=1e6)).status == Status.CHANGE).all()
 
 
 @pytest.mark.slow
