@@ -32,6 +32,7 @@ from app.commands import (
     assess,
     cases,
     custody,
+    drone_compare,
     emit,
     engines,
     group,
@@ -92,7 +93,7 @@ app.add_typer(custody.tsa_app, name="tsa")
 app.add_typer(custody.witness_app, name="witness")
 app.add_typer(keys.key_app, name="key")
 app.add_typer(keys.trust_app, name="trust")
-app.add_typer(engines.drone_app, name="drone")
+app.add_typer(drone_compare.drone_app, name="drone")  # with those of `engines` and `drone_check`
 app.add_typer(scan.satellite_app, name="satellite")  # with those of `engines`
 engines.satellite_app.add_typer(alerts.alerts_app, name="alerts")
 engines.satellite_app.add_typer(assess.assess_app, name="assess")

@@ -57,6 +57,7 @@ class _Redaction:
 ENGINES: Mapping[str, Engine] = {
     "drone.survey": _Engine("drone"),
     "drone.measure": _Engine("drone"),
+    "drone.compare": _Engine("drone"),
     "satellite.monitor": _Engine("satellite"),
     "redact.blur": _Redaction(),
     "redact.round": _Redaction(),

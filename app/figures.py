@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from geoevidence.custody import Case, StoredResult
 
 # Raster kinds the map offers, bottom first; the first orthomosaic and the picture-like ones are switched on.
-RASTER_KINDS = ("dsm", "dsm_uncertainty", "magnitude", "break_date", "observations", "status", "orthomosaic")
+RASTER_KINDS = (
+    *("dtm", "dtm_uncertainty", "dsm", "dsm_uncertainty", "detection_level", "difference"),
+    *("magnitude", "break_date", "observations", "status", "orthomosaic"),
+)
 SHOWN_AT_FIRST = ("orthomosaic", "magnitude")
 
 

@@ -28,7 +28,7 @@ class Block:
 
     R: (P, 3, 3) world-to-camera; C: (P, 3) m; params: (K, 8) as `drone.camera`; X: (N, 3) m, tie points, then control points.
     offset: (3,) m, GPS minus truth. photo, camera, point: (M,) indices; pixel, pixel_sd: (M, 2) px.
-    share: (M,) what part of an independent observation each one counts for.
+    share: (M,) what part of an independent observation each one counts for. group: (M,) of observations with one noise.
     """
 
     R: Array
@@ -42,6 +42,7 @@ class Block:
     pixel: Array
     pixel_sd: Array
     share: Array
+    group: Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +119,7 @@ def _cross(v: Array) -> Array:
 
 
 @njit(cache=True)
-def _linearised(R, C, params, X, photo, camera, point, pixel, pixel_sd, share, free, huber):  # type: ignore[no-untyped-def]
+def linearised(R, C, params, X, photo, camera, point, pixel, pixel_sd, share, free, huber):  # type: ignore[no-untyped-def]
     """Weighted residuals (M, 2), their derivatives by (free camera parameters, rotation, centre) (M, 2, F + 6) and by the
     point (M, 2, 3). The model is that of `drone.camera`; a turn w of the camera is R <- exp(w) R.
     """
@@ -174,7 +175,7 @@ def _linearised(R, C, params, X, photo, camera, point, pixel, pixel_sd, share, f
 
 
 def _jacobians(block: Block, free: Array, huber: float) -> Any:
-    return _linearised(
+    return linearised(
         block.R,
         block.C,
         block.params,
@@ -202,6 +203,7 @@ def _eliminate(start, order, cols, left, right, residual, V, h, S, s, damping): 
         longest = max(longest, start[i + 1] - start[i])
     W = np.zeros((longest, width, 3))
     Y = np.zeros((longest, width, 3))
+    half = np.zeros_like(S)
     for i in range(len(V)):
         first, last = start[i], start[i + 1]
         for k in range(first, last):
@@ -213,7 +215,10 @@ def _eliminate(start, order, cols, left, right, residual, V, h, S, s, damping): 
                         V[i, a, b] += right[o, e, a] * right[o, e, b]
         for a in range(3):
             V[i, a, a] += damping * V[i, a, a] + 1e-12
-        V[i] = np.linalg.inv(V[i])
+        inverse = np.linalg.inv(V[i])
+        for a in range(3):
+            for b in range(3):
+                V[i, a, b] = inverse[a, b]
         for k in range(first, last):
             o = order[k]
             for c in range(width):
@@ -229,14 +234,18 @@ def _eliminate(start, order, cols, left, right, residual, V, h, S, s, damping): 
                 diagonal[cols[o, c]] += left[o, 0, c] ** 2 + left[o, 1, c] ** 2
                 for d in range(width):
                     S[cols[o, c], cols[o, d]] += left[o, 0, c] * left[o, 0, d] + left[o, 1, c] * left[o, 1, d]
+        # Blocks (k, m) and (m, k) are each other's transposes.
         for k in range(last - first):
-            for m in range(last - first):
+            for m in range(k + 1):
+                into = S if k == m else half
                 for c in range(width):
                     at = cols[order[first + k], c]
+                    y0, y1, y2 = Y[k, c, 0], Y[k, c, 1], Y[k, c, 2]
                     for d in range(width):
-                        S[at, cols[order[first + m], d]] -= (
-                            Y[k, c, 0] * W[m, d, 0] + Y[k, c, 1] * W[m, d, 1] + Y[k, c, 2] * W[m, d, 2]
-                        )
+                        into[at, cols[order[first + m], d]] -= y0 * W[m, d, 0] + y1 * W[m, d, 1] + y2 * W[m, d, 2]
+    for c in range(len(s)):
+        for d in range(len(s)):
+            S[c, d] += half[c, d] + half[d, c]
     return diagonal
 
 
@@ -267,16 +276,25 @@ def _factor(matrix):  # type: ignore[no-untyped-def]
     """
     L = matrix.copy()
     n = len(L)
+    filled = np.empty(n, np.int64)
     for k in range(n):
         if not L[k, k] > 0:
             return L, False
         root = math.sqrt(L[k, k])
         L[k, k] = root
-        column = L[:, k].copy() / root
-        L[k + 1 :, k] = column[k + 1 :]
+        count = 0
         for i in range(k + 1, n):
-            for j in range(k + 1, i + 1):
-                L[i, j] -= column[i] * column[j]
+            # Photos that share no point, directly or by others, leave zeros, which are passed over.
+            if L[i, k] != 0:
+                L[i, k] /= root
+                filled[count] = i
+                count += 1
+        for a in range(count):
+            i = filled[a]
+            value = L[i, k]
+            for b in range(a + 1):
+                j = filled[b]
+                L[i, j] -= value * L[j, k]
     return L, True
 
 
@@ -284,26 +302,37 @@ def _factor(matrix):  # type: ignore[no-untyped-def]
 def _substituted(L, right):  # type: ignore[no-untyped-def]
     """x (n, m) of L L' x = right."""
     x = right.copy()
-    n = len(L)
+    n, m = x.shape
     for i in range(n):
         for j in range(i):
-            x[i] -= L[i, j] * x[j]
-        x[i] /= L[i, i]
+            if L[i, j] != 0:
+                for k in range(m):
+                    x[i, k] -= L[i, j] * x[j, k]
+        for k in range(m):
+            x[i, k] /= L[i, i]
     for i in range(n - 1, -1, -1):
-        for j in range(i + 1, n):
-            x[i] -= L[j, i] * x[j]
-        x[i] /= L[i, i]
+        for k in range(m):
+            x[i, k] /= L[i, i]
+        for j in range(i):
+            if L[i, j] != 0:
+                for k in range(m):
+                    x[j, k] -= L[i, j] * x[i, k]
     return x
 
 
 def solved(matrix: Array, right: Array) -> Array:
     """x (n, m) of matrix x = right (n, m), matrix (n, n) symmetric positive definite; NaN where it is not."""
-    # Scaled to a unit diagonal: angles and metres differ by orders of magnitude.
+    # Scaled to a unit diagonal: angles and metres differ by orders of magnitude. Unknowns that touch many others come
+    # last (stable): camera and datum, which touch all, would otherwise fill the whole factor.
     scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
-    L, good = _factor(matrix * scale[:, None] * scale)
+    order = np.argsort(np.count_nonzero(matrix, axis=1) > 0.9 * len(matrix), kind="stable")
+    scale = scale[order]
+    L, good = _factor(matrix[np.ix_(order, order)] * scale[:, None] * scale)
     if not good:
         return np.full(right.shape, np.nan)
-    return np.asarray(scale[:, None] * _substituted(L, right * scale[:, None]))
+    result = np.empty(right.shape)
+    result[order] = scale[:, None] * _substituted(L, right[order] * scale[:, None])
+    return result
 
 
 def covariance_of(matrix: Array) -> Array:
@@ -390,7 +419,9 @@ def adjust(block: Block, priors: Priors, *, huber: float, iterations: int, toler
     of them by more than a tenth of its sd. Single points may still creep along their rays; they carry no weight.
     """
     cameras, free = len(block.params), priors.free.shape[1]
-    damping, cost = 1e-4, _cost(block, priors, huber)
+    camera_of = np.zeros(len(block.C), np.int64)
+    camera_of[block.photo] = block.camera
+    damping, cost = 1e-6, _cost(block, priors, huber)
     for _ in range(iterations):
         jacobians = _jacobians(block, priors.free, huber)
         while True:
@@ -399,10 +430,16 @@ def adjust(block: Block, priors: Priors, *, huber: float, iterations: int, toler
             new, trial = math.inf, block
             if np.isfinite(step).all():
                 pose = step[cameras * free : -3].reshape(-1, 6)
+                change = step[: cameras * free].reshape(cameras, free) @ priors.free.T
+                # Turns and distortion act on pixels times the focal length; where that changes as well, they change by as much
+                # less. Along the valley in which focal length and depth trade, full steps are then good ones.
+                less = block.params[:, 0] / np.maximum(block.params[:, 0] + change[:, 0], 1e-3 * block.params[:, 0])
+                change[:, 4:] *= less[:, None]
+                turn = pose[:, :3] * less[camera_of][:, None]
                 trial = replace(
                     block,
-                    params=block.params + step[: cameras * free].reshape(cameras, free) @ priors.free.T,
-                    R=rotations(pose[:, :3]) @ block.R,
+                    params=block.params + change,
+                    R=rotations(turn) @ block.R,
                     C=block.C + pose[:, 3:],
                     offset=block.offset + step[-3:],
                     X=block.X + point_steps(normal, step),

@@ -4,7 +4,8 @@
 adjustment of poses, camera, tie points, control points and a common GPS offset, and propagates its covariance to
 the ground. Check points never enter the adjustment. Positions that do not fit the photos are refused: the
 block then has `accuracy.control == "none"`, an arbitrary frame, and infinite uncertainties.
-The grid's scale (0.9996 to 1.0004) is taken up by the similarity, so heights are stretched by it too: 4e-4 at most.
+The adjustment works in metres on the ground: the grid's scale (0.9996 to 1.0004) is taken out of eastings and northings
+before and put back behind it, so that neither heights nor the focal length have to take it up.
 No I/O. Sources: Triggs et al. (2000), Bundle adjustment - a modern synthesis, doi 10.1007/3-540-44480-7_21;
 Umeyama (1991), doi 10.1109/34.88573.
 """
@@ -20,14 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from drone.adjustment import Block, Priors, adjust, covariance_of, local_points, point_sensitivity, reduced, residuals
+from drone.adjustment import Block, Priors, adjust, covariance_of, local_points, point_sensitivity, reduced, residuals, solved
 from drone.camera import PARAMETERS, opencv_params, project_camera_points, rays, triangulate
-from drone.types import AccuracyReport, Camera, Flight, GroundPoint, PointResidual, Pose, Reconstruction
+from drone.types import AccuracyReport, Camera, ErrorField, Flight, GroundPoint, PointResidual, Pose, Reconstruction
+from drone.uncertainty import block_covariance, common_effect, error_field, shared_effect
 from geoevidence.crs import transformer
 from geoevidence.types import Message, Progress, no_progress
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
+_ASPECT = "aspect"
+"""Name in `AdjustConfig.free`: the focal length along the columns less that along the rows."""
+_ROUNDS_AT_MOST = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +49,24 @@ class AdjustConfig:
     focal_agreement: they agree within this many sd of their difference.
     tilt_sd_deg: sd of the mean viewing direction that the photos' attitudes state, degrees; it matters to single strips only.
     huber: residuals beyond this many sigmas count linearly (Huber 1964: 1.345 loses 5 % on normal errors).
-    max_residual_px: tie-point observations farther off are dropped.
+    max_residual_px: tie-point observations farther off are dropped; so are those beyond outlier_sd of their sd.
+    motion_chi2: a tie point whose observations fit a point that moves steadily over the ground better by more than this is one
+        that moves (shadows, crowns, vehicles) and is dropped; 13.8 has one still point in a thousand.
+    motion_px: so far at least it must have moved between its first photo and its last, px.
+    held_out: one in so many tie points takes no part in the adjustment and tests it; 0 for none.
+    aspect_sd: a stretch of the photos along their columns, as a rolling shutter leaves it, is allowed for where it is this many
+        times its sd, and
+    aspect_px: moves pixels at the upper and lower edge by as much.
     min_angle_deg: tie points whose rays all meet at less are dropped; their depth is not known.
     mark_sd_px: how well a ground point is marked in a photo, px, one sigma per axis.
-    independent: observations of a photo that count as independent; where there are more, they share this weight, for errors
-        of lens and shutter are common to them. Too many bend a block (doming) against what else is known.
+    independent: observations of a photo that count as independent at the most; where there are more, they share this weight, for errors
+        of lens and shutter are common to them. Too many bend a block (doming) against what else is known. What neighbours in a
+        photo have in common is found from the residuals (`drone.uncertainty.shared_effect`) and weighed by itself.
     barometer_sd: m, first guess of the scatter of heights that follow the barometer, as most makers' do; found anew in rounds.
     gps_offset_floor: (E, N, U) m: sd of the offset that all positions of a flight share, at the least.
     gps_misfit: positions fit while the root mean square misfit is below this many of their sd, and below
-    gps_misfit_share: this part of the spread of the cameras.
+    gps_misfit_share: this part of the spread of the cameras. free_bend: part of the spread by which a free model may be bent, added to
+        gps_misfit in quadrature. After the adjustment, positions that scatter by more than gps_misfit of their sd are said to.
     least_down: upward part of the mean viewing direction beyond which a fit is upside down (1).
     gps_inliers: at least this part of the positions must fit.
     iterations: Levenberg-Marquardt steps a round. rounds: adjust, then drop outliers and weigh anew.
@@ -69,6 +83,12 @@ class AdjustConfig:
     tilt_sd_deg: float = 3.0
     huber: float = 1.345
     max_residual_px: float = 4.0
+    outlier_sd: float = 6.0
+    motion_chi2: float = 13.8
+    motion_px: float = 1.0
+    held_out: int = 20
+    aspect_sd: float = 5.0
+    aspect_px: float = 0.2
     min_angle_deg: float = 1.5
     mark_sd_px: float = 0.5
     independent: int = 100
@@ -76,6 +96,7 @@ class AdjustConfig:
     gps_offset_floor: tuple[float, float, float] = (0.02, 0.02, 0.03)
     gps_misfit: float = 3.0
     gps_misfit_share: float = 0.2
+    free_bend: float = 0.03
     least_down: float = 0.3
     gps_inliers: float = 0.6
     iterations: int = 60
@@ -89,7 +110,8 @@ class FreeModel:
     """A reconstruction in its own frame and scale.
 
     names: registered photos, sorted. R: (P, 3, 3) world-to-camera. C: (P, 3). cameras: camera id -> estimated Camera.
-    points: (N, 3). obs_photo, obs_point: (M,) indices; obs_pixel: (M, 2) col, row.
+    points: (N, 3). obs_photo, obs_point: (M,) indices; obs_pixel: (M, 2) col, row. obs_matched: (M,) whether the pixel is matched anew,
+    see `drone.tiepoints`, or None where none is.
     """
 
     names: tuple[str, ...]
@@ -100,6 +122,7 @@ class FreeModel:
     obs_photo: Ints
     obs_point: Ints
     obs_pixel: Array
+    obs_matched: NDArray[np.bool_] | None = None
 
 
 def positions_of(flight: Flight) -> dict[str, Array]:
@@ -197,7 +220,8 @@ def _filtered(block: Block, ties: int, config: AdjustConfig) -> Block:
     distance = np.linalg.norm(residuals(block), axis=1)
     ahead = local_points(block)[:, 2] > 0
     ground = block.point >= ties
-    keep = ground | ((distance <= config.max_residual_px) & ahead)
+    limit = np.minimum(config.max_residual_px, config.outlier_sd * block.pixel_sd[:, 0])
+    keep = ground | ((distance <= limit) & ahead)
     for _ in range(2):
         views = np.bincount(block.point[keep], minlength=len(block.X))
         keep &= ground | (views[block.point] >= 2)
@@ -215,13 +239,15 @@ def _filtered(block: Block, ties: int, config: AdjustConfig) -> Block:
         pixel=block.pixel[keep],
         pixel_sd=block.pixel_sd[keep],
         share=block.share[keep],
+        group=block.group[keep],
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
     """What the steps share. names: photo -> index of its pose; ids: sorted camera ids; camera_of: (P,) index into ids;
-    origin: (3,) m, subtracted from all positions so that float64 keeps micrometres; gps, gps_sd: (P, 3) m, less the origin.
+    origin: (3,) m, subtracted from all positions so that float64 keeps micrometres; scale: (3,) metres of the grid per metre on the ground,
+    1 upwards. gps, gps_sd: (P, 3) m on the ground, less the origin. sizes: (K, 2) px. times: (P,) s, or None where one is not known.
     """
 
     flight: Flight
@@ -230,9 +256,20 @@ class _Task:
     ids: tuple[str, ...]
     camera_of: Ints
     origin: Array
+    scale: Array
     gps: Array
     gps_sd: Array
+    sizes: Array
+    times: Array | None
     config: AdjustConfig
+
+    def local(self, positions: Array) -> Array:
+        """Positions (N, 3) or (3,) of the grid in the frame of the adjustment."""
+        return np.asarray((positions - self.origin) / self.scale)
+
+    def grid(self, positions: Array) -> Array:
+        """The inverse of `local`."""
+        return np.asarray(positions * self.scale + self.origin)
 
 
 def _triangulated(task: _Task, block: Block, point: GroundPoint) -> Array | None:
@@ -301,7 +338,7 @@ def _place(task: _Task, controls: list[tuple[GroundPoint, Array]]) -> _Placement
         fitting[np.flatnonzero(has)] = by_gps[1]
         for index in np.flatnonzero(has & ~fitting):
             gaps.append(Message(id="drone.gps_outlier", values={"photo": model.names[index]}))
-    positions = np.array([point.position for point, _ in controls]).reshape(-1, 3) - task.origin
+    positions = task.local(np.array([point.position for point, _ in controls]).reshape(-1, 3))
     if len(controls) >= 3 and not _is_linear(positions):
         fit = similarity(np.array([place for _, place in controls]), positions)
         return _Placement(*fit, "ground_points", fitting, tuple(gaps))
@@ -348,8 +385,9 @@ def _place_by_gps(task: _Task) -> tuple[tuple[float, Array, Array], NDArray[np.b
         return None
     misfit = (scale * source @ rotation.T + shift - target)[inliers]
     rms = math.sqrt(float((misfit**2).sum(axis=1).mean()))
-    limit = config.gps_misfit * math.sqrt(float((sd[inliers] ** 2).sum(axis=1).mean()))
     spread = math.sqrt(float(((target[inliers] - target[inliers].mean(axis=0)) ** 2).sum(axis=1).mean()))
+    # The free model is bent by what the camera is not yet known to: an RTK receiver's centimetres cannot be asked of it.
+    limit = math.hypot(config.gps_misfit * math.sqrt(float((sd[inliers] ** 2).sum(axis=1).mean())), config.free_bend * spread)
     if scale <= 0 or inliers.mean() < config.gps_inliers or rms > limit or rms > config.gps_misfit_share * spread:
         return None
     return fit, inliers
@@ -370,6 +408,8 @@ def georeference(
     the common offset; `scale_sd` that of horizontal lengths across the block.
     """
     task = _task(model, flight, config)
+    model, held_out = _split(model, config)
+    task = replace(task, model=model)
     start = Block(
         R=model.R,
         C=model.C,
@@ -382,6 +422,7 @@ def georeference(
         pixel=model.obs_pixel,
         pixel_sd=np.ones((len(model.obs_photo), 2)),
         share=np.ones(len(model.obs_photo)),
+        group=np.zeros(len(model.obs_photo), np.int64) if model.obs_matched is None else model.obs_matched.astype(np.int64),
     )
     gaps: list[Message] = []
     controls: list[tuple[GroundPoint, Array]] = []
@@ -395,28 +436,264 @@ def georeference(
     if placement.control == "none":
         controls = []
     progress("drone.stage_adjust", 0.0)
-    block, priors = _adjusted(task, *_started(task, start, placement, controls, held=False), len(controls))
+    block, priors, moved = _adjusted(task, *_started(task, start, placement, controls, held=False), len(controls))
+    if placement.control != "none" and _stretched(task, block, priors):
+        # From the start again: what the shutter bent has had positions weighed down and good matches dropped.
+        progress("drone.stage_adjust", 0.3)
+        task = replace(task, config=replace(config, free=(*config.free, _ASPECT)))
+        block, priors, moved = _adjusted(task, *_started(task, start, placement, controls, held=False), len(controls))
     considered, message = _considered_focal(task, block, priors)
+    held = message is not None
     if message is not None:
-        progress("drone.stage_adjust", 0.5)
+        progress("drone.stage_adjust", 0.6)
         gaps.append(message)
-        block, priors = _adjusted(task, *_started(task, start, placement, controls, held=True), len(controls))
+        block, priors, moved = _adjusted(task, *_started(task, start, placement, controls, held=True), len(controls))
+    if placement.control != "none":
+        gaps += _scatter(task, priors)
+    # A few in a thousand fail the test by chance.
+    if moved > 0.01 * len(model.points):
+        gaps.append(Message(id="drone.points_moved", values={"points": moved, "all": len(model.points)}))
     progress("drone.stage_adjust", 1.0)
     return _reported(
-        task, block, priors, placement.control, considered, controls, tuple(gaps) + placement.gaps, unregistered or {}
+        task, block, priors, placement, held, considered, controls, tuple(gaps) + placement.gaps, unregistered or {}, held_out
     )
 
 
-def _adjusted(task: _Task, block: Block, priors: Priors, controls: int) -> tuple[Block, Priors]:
-    """The adjusted block: outliers dropped and weights found in rounds, then the final adjustment."""
+def _scatter(task: _Task, priors: Priors) -> list[Message]:
+    """A message where positions scatter by far more than they state; they were weighed as they scatter."""
+    has = np.isfinite(priors.gps[:, 0])
+    if has.sum() < 6:
+        return []
+    found, stated = (np.sqrt((sd[has] ** 2).mean(axis=0)) for sd in (priors.gps_sd, task.gps_sd))
+    flat, up = math.hypot(*found[:2]), float(found[2])
+    if flat <= task.config.gps_misfit * math.hypot(*stated[:2]) and up <= task.config.gps_misfit * stated[2]:
+        return []
+    values = {
+        "flat": f"{flat:.2f} m",
+        "up": f"{up:.2f} m",
+        "stated": f"{math.hypot(*stated[:2]):.2f} m",
+        "stated_up": f"{stated[2]:.2f} m",
+    }
+    return [Message(id="drone.gps_scatter", values=values)]
+
+
+def _split(model: FreeModel, config: AdjustConfig) -> tuple[FreeModel, FreeModel]:
+    """The model less one in `held_out` of its tie points, and those: points seen three times or more, spread evenly over the list."""
+    views = np.bincount(model.obs_point, minlength=len(model.points))
+    candidates = np.flatnonzero(views >= 3)
+    away = np.zeros(len(model.points), bool)
+    if config.held_out:
+        away[candidates[:: config.held_out]] = True
+
+    def part(points: NDArray[np.bool_]) -> FreeModel:
+        rows, row_of = points[model.obs_point], np.cumsum(points) - 1
+        return replace(
+            model,
+            points=model.points[points],
+            obs_photo=model.obs_photo[rows],
+            obs_point=row_of[model.obs_point[rows]],
+            obs_pixel=model.obs_pixel[rows],
+            obs_matched=None if model.obs_matched is None else model.obs_matched[rows],
+        )
+
+    return part(~away), part(away)
+
+
+def _held_out_residuals(task: _Task, block: Block, model: FreeModel, placed: Array) -> Array:
+    """(M,) px: observations of held-out points against what the other observations of their tracks give.
+
+    Each point is fitted to all of its observations, and each observation then taken out of that fit by its leverage (Cook and
+    Weisberg 1982, Residuals and Influence in Regression, section 2.2). Wrong matches and points that move are left out as
+    they are among the points that took part.
+    """
+    free = Block(
+        R=block.R,
+        C=block.C,
+        params=block.params,
+        X=placed,
+        offset=block.offset,
+        photo=model.obs_photo,
+        camera=task.camera_of[model.obs_photo],
+        point=model.obs_point,
+        pixel=model.obs_pixel,
+        pixel_sd=_sd_of_groups(block, model),
+        share=np.ones(len(model.obs_photo)),
+        group=np.zeros(len(model.obs_photo), np.int64),
+    )
+    X, count = placed.copy(), len(placed)
+    params, rotation, centre = block.params[task.camera_of[model.obs_photo]], block.R[model.obs_photo], block.C[model.obs_photo]
+    keep = ~_moving(task, free, 0)[model.obs_point]
+    limit = np.minimum(task.config.max_residual_px, task.config.outlier_sd * free.pixel_sd[:, 0])
+    loo = np.zeros((0, 2))
+    for _ in range(8):
+        owner = model.obs_point[keep]
+        local = np.einsum("mij,mj->mi", rotation[keep], X[owner] - centre[keep])
+        step = 1e-4 * np.abs(local[:, 2:3])
+        B = np.stack(
+            [
+                (
+                    project_camera_points(params[keep], local + step * rotation[keep][:, :, k])
+                    - project_camera_points(params[keep], local - step * rotation[keep][:, :, k])
+                )
+                / (2 * step)
+                for k in range(3)
+            ],
+            axis=2,
+        )
+        off = model.obs_pixel[keep] - project_camera_points(params[keep], local)
+        normal, right = np.zeros((count, 3, 3)), np.zeros((count, 3))
+        np.add.at(normal, owner, np.einsum("mea,meb->mab", B, B))
+        np.add.at(right, owner, np.einsum("mea,me->ma", B, off))
+        normal += (1e-9 * np.einsum("nii->n", normal) + 1e-12)[:, None, None] * np.eye(3)
+        inverse = np.linalg.inv(normal)
+        X = X + np.einsum("nij,nj->ni", inverse, right)
+        leverage = np.einsum("mea,mab,mfb->mef", B, inverse[owner], B)
+        off = off - np.einsum("mea,ma->me", B, np.einsum("nij,nj->ni", inverse, right)[owner])
+        loo = np.linalg.solve(np.eye(2) - leverage + 1e-9 * np.eye(2), off[:, :, None])[:, :, 0]
+        wrong = (np.linalg.norm(loo, axis=1) > limit[keep]) | (local[:, 2] <= 0)
+        # The worst one of each track goes first: it spoils the others'.
+        worst = np.zeros(count)
+        np.maximum.at(worst, owner, np.linalg.norm(loo, axis=1))
+        out = wrong & (np.linalg.norm(loo, axis=1) >= worst[owner])
+        rows = np.flatnonzero(keep)
+        keep[rows[out]] = False
+        views = np.bincount(model.obs_point[keep], minlength=count)
+        keep &= views[model.obs_point] >= 3
+        loo = loo[keep[rows]]
+    return np.asarray(np.linalg.norm(loo, axis=1))
+
+
+def _sd_of_groups(block: Block, model: FreeModel) -> Array:
+    """(M, 2) px: the sd that observations of `model` would have in `block`."""
+    group = np.zeros(len(model.obs_photo), np.int64) if model.obs_matched is None else model.obs_matched.astype(np.int64)
+    sd = np.full(2, float(np.median(block.pixel_sd)))
+    for key in np.unique(block.group[block.group >= 0]):
+        sd[key] = block.pixel_sd[block.group == key][0, 0]
+    return np.asarray(np.repeat(sd[group][:, None], 2, axis=1))
+
+
+def _stretched(task: _Task, block: Block, priors: Priors) -> bool:
+    """True where the photos are stretched along their columns, as a rolling shutter does: one step of the adjustment with that freed."""
+    config = replace(task.config, free=(*task.config.free, _ASPECT))
+    freed = replace(priors, free=_free_parameters(False, config))
+    effect = _effect(task, block, len(priors.control))
+    covariance = block_covariance(block, freed, huber=config.huber, effect=effect)
+    step = -solved(covariance.normal.S, covariance.normal.s[:, None])[:, 0]
+    width = freed.free.shape[1]
+    at = np.arange(len(block.params)) * width + width - 1
+    sd = np.sqrt(np.diag(covariance.matrix)[at])
+    edge = np.abs(step[at]) / block.params[:, 1] * task.sizes[:, 1] / 2
+    return bool(((np.abs(step[at]) > config.aspect_sd * sd) & (edge > config.aspect_px)).any())
+
+
+def _effect(task: _Task, block: Block, controls: int) -> Array:
+    """(M,) variance of each observation beyond its own noise, as the residuals show it: see `drone.uncertainty`."""
+    ties = len(block.X) - controls
+    shared = shared_effect(block, ties, task.sizes, huber=task.config.huber)
+    common = common_effect(block, ties, task.sizes, shared, huber=task.config.huber)
+    return np.where(block.point < ties, shared * common, 1.0)
+
+
+def _adjusted(task: _Task, block: Block, priors: Priors, controls: int) -> tuple[Block, Priors, int]:
+    """The adjusted block, its priors, and how many points were dropped as they move.
+
+    Outliers dropped and weights found in rounds, as many more as it takes until no point moves; then the final adjustment.
+    """
     config = task.config
     # Rays that hardly meet let a point run far away in the first steps; errors in pixels mean nothing yet.
-    block = _filtered(block, len(block.X) - controls, replace(config, max_residual_px=math.inf))
-    for _ in range(config.rounds):
+    block = _filtered(block, len(block.X) - controls, replace(config, max_residual_px=math.inf, outlier_sd=math.inf))
+    moved, done = 0, 0
+    while done < _ROUNDS_AT_MOST:
         block = adjust(block, priors, huber=config.huber, iterations=config.iterations, tolerance=1.0)
         block = _filtered(block, len(block.X) - controls, config)
         block, priors = _weighed(task, block, priors, controls)
-    return adjust(block, priors, huber=config.huber, iterations=config.iterations, tolerance=config.tolerance), priors
+        done += 1
+        moving = _moving(task, block, controls)
+        # Few points that move among many bend nothing; while they are many, what is held to be still is not yet certain.
+        if moving.any():
+            moved += int(moving.sum())
+            block = _without(block, moving)
+            block, priors = _weighed(task, block, priors, controls)
+        if done >= config.rounds and moving.sum() <= 0.005 * len(moving):
+            break
+    return adjust(block, priors, huber=config.huber, iterations=config.iterations, tolerance=config.tolerance), priors, moved
+
+
+def _without(block: Block, points: NDArray[np.bool_]) -> Block:
+    """The block less some points (N,)."""
+    keep, row_of = ~points[block.point], np.cumsum(~points) - 1
+    return replace(
+        block,
+        X=block.X[~points],
+        photo=block.photo[keep],
+        camera=block.camera[keep],
+        point=row_of[block.point[keep]],
+        pixel=block.pixel[keep],
+        pixel_sd=block.pixel_sd[keep],
+        share=block.share[keep],
+        group=block.group[keep],
+    )
+
+
+def _moving(task: _Task, block: Block, controls: int) -> NDArray[np.bool_]:
+    """(N,) tie points that move over the ground: a steady motion explains their residuals, significantly and by enough."""
+    config, count = task.config, len(block.X)
+    nothing = np.zeros(count, bool)
+    if task.times is None or not np.ptp(task.times) > 0:
+        return nothing
+    local = local_points(block)
+    params, rotation = block.params[block.camera], block.R[block.photo]
+    step = 1e-4 * local[:, 2:3]
+    ground = np.stack(
+        [
+            (
+                project_camera_points(params, local + step * rotation[:, :, k])
+                - project_camera_points(params, local - step * rotation[:, :, k])
+            )
+            / (2 * step * block.pixel_sd)
+            for k in range(3)
+        ],
+        axis=2,
+    )
+    time = task.times[block.photo]
+    first, last = np.full(count, np.inf), np.full(count, -np.inf)
+    np.minimum.at(first, block.point, time)
+    np.maximum.at(last, block.point, time)
+    time = time - first[block.point]
+    design = np.concatenate([ground, ground[:, :, :2] * time[:, None, None]], axis=2)
+    off = -residuals(block) / block.pixel_sd
+    normal, right = np.zeros((count, 5, 5)), np.zeros((count, 5))
+    np.add.at(normal, block.point, np.einsum("mea,meb->mab", design, design))
+    np.add.at(right, block.point, np.einsum("mea,me->ma", design, off))
+    place = normal[:, :3, :3] + 1e-9 * np.einsum("nii->n", normal[:, :3, :3])[:, None, None] * np.eye(3) + 1e-12 * np.eye(3)
+    follow = np.linalg.solve(place, normal[:, :3, 3:])
+    known = normal[:, 3:, 3:] - np.einsum("nai,naj->nij", normal[:, :3, 3:], follow)
+    pull = right[:, 3:] - np.einsum("na,nai->ni", right[:, :3], follow)
+    # The velocity of two-fold points is not determined; theirs is no test.
+    span = np.where(np.isfinite(last - first), last - first, 0.0)
+    trace, det = known[:, 0, 0] + known[:, 1, 1], known[:, 0, 0] * known[:, 1, 1] - known[:, 0, 1] ** 2
+    usable = (det > 1e-6 * trace**2) & (span > 0) & (np.arange(count) < count - controls)
+    safe = np.where(usable, det, 1.0)
+    velocity = (
+        np.stack(
+            [
+                known[:, 1, 1] * pull[:, 0] - known[:, 0, 1] * pull[:, 1],
+                known[:, 0, 0] * pull[:, 1] - known[:, 0, 1] * pull[:, 0],
+            ],
+            axis=1,
+        )
+        / safe[:, None]
+    )
+    chi2 = (velocity * pull).sum(axis=1)
+    # What a steady motion leaves unexplained counts against it: a single wrong match is no motion.
+    still = np.bincount(block.point, (off**2).sum(axis=1), minlength=count)
+    still -= np.einsum("na,na->n", right[:, :3], np.linalg.solve(place, right[:, :3, None])[:, :, 0])
+    freedom = 2 * np.bincount(block.point, minlength=count) - 5
+    usable &= freedom >= 3
+    rest = np.maximum(still - chi2, 0.0) / np.maximum(freedom, 1)
+    gsd = float(np.median(local[:, 2] / block.params[block.camera, 0]))
+    far = np.linalg.norm(velocity, axis=1) * span > config.motion_px * gsd
+    return np.asarray(usable & far & (chi2 > config.motion_chi2 * np.maximum(rest, 1.0)))
 
 
 def _considered_focal(task: _Task, block: Block, priors: Priors) -> tuple[float | None, Message | None]:
@@ -455,6 +732,13 @@ def _task(model: FreeModel, flight: Flight, config: AdjustConfig) -> _Task:
     placed = positions_of(flight)
     anchors = [placed[name] for name in model.names if name in placed] or [np.array(p.position) for p in flight.ground_points]
     origin = np.round(np.median(np.array(anchors), axis=0)) if anchors else np.zeros(3)
+    factor = grid_scale(flight.crs, origin) if anchors else 1.0
+    scale = np.array([factor, factor, 1.0])
+    stamps = [photos[name].exposed for name in model.names]
+    if any(stamp is None for stamp in stamps):
+        stamps = [photos[name].taken for name in model.names]
+    aware = {stamp.tzinfo is not None for stamp in stamps if stamp is not None}
+    seconds = [(stamp - stamps[0]).total_seconds() for stamp in stamps if stamp and stamps[0] and len(aware) == 1]
     return _Task(
         flight=flight,
         model=model,
@@ -462,17 +746,39 @@ def _task(model: FreeModel, flight: Flight, config: AdjustConfig) -> _Task:
         ids=ids,
         camera_of=np.array([ids.index(photos[name].camera_id) for name in model.names], np.int64),
         origin=origin,
-        gps=np.array([placed[name] - origin if name in placed else np.full(3, np.nan) for name in model.names]),
+        scale=scale,
+        gps=np.array([(placed[name] - origin) / scale if name in placed else np.full(3, np.nan) for name in model.names]),
         gps_sd=np.array([photos[name].position_sd for name in model.names]),
+        sizes=np.array([flight.cameras[key].size for key in ids], float),
+        times=np.array(seconds) if len(seconds) == len(stamps) else None,
         config=config,
     )
+
+
+def grid_scale(crs: CRS, origin: Array) -> float:
+    """Metres of the grid per metre on the ground at origin (E, N, ellipsoidal height): the scale of the projection, less what height adds.
+
+    Mean of the scale eastwards and northwards, over 200 m, from geodesics on the ellipsoid of `crs`.
+    """
+    geod = crs.get_geod()
+    if geod is None:
+        return 1.0
+    to_degrees = transformer(crs, CRS.from_epsg(4326))
+    x = origin[0] + np.array([-100.0, 100.0, 0.0, 0.0])
+    y = origin[1] + np.array([0.0, 0.0, -100.0, 100.0])
+    lon, lat = to_degrees.transform(x, y)
+    if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
+        return 1.0
+    _, _, distance = geod.inv(lon[0::2], lat[0::2], lon[1::2], lat[1::2])
+    return float(200.0 / np.mean(distance) * geod.a / (geod.a + origin[2]))
 
 
 def _free_parameters(held: bool, config: AdjustConfig) -> Array:
     """(8, F) of `Priors.free`: one focal length for both axes, or none where it is held."""
     names = [name for name in PARAMETERS[2:] if name in config.free]
     columns = [] if held else [np.array([1.0, 1.0, 0, 0, 0, 0, 0, 0])]
-    return np.stack(columns + [np.eye(8)[PARAMETERS.index(name)] for name in names], axis=1)
+    stretch = [np.array([-0.5, 0.5, 0, 0, 0, 0, 0, 0])] if _ASPECT in config.free else []
+    return np.stack(columns + [np.eye(8)[PARAMETERS.index(name)] for name in names] + stretch, axis=1)
 
 
 def convergence_deg(rotations: Array) -> float:
@@ -525,6 +831,7 @@ def _started(
         pixel=np.concatenate([free.pixel, np.array([mark[2] for mark in marks], float).reshape(-1, 2)]),
         pixel_sd=np.concatenate([free.pixel_sd, np.full((len(marks), 2), config.mark_sd_px)]),
         share=np.concatenate([free.share, np.ones(len(marks))]),
+        group=np.concatenate([free.group, np.full(len(marks), -1)]),
     )
     prior, prior_sd = [], []
     for key, estimate in zip(task.ids, free.params, strict=True):
@@ -546,7 +853,7 @@ def _started(
     if placement.control == "none":
         # Holds the arbitrary frame: the centres where they are, to one median depth.
         gps, gps_sd = block.C, np.ones_like(block.C)
-    positions = np.array([point.position for point, _ in controls]).reshape(-1, 3) - task.origin
+    positions = task.local(np.array([point.position for point, _ in controls]).reshape(-1, 3))
     stated = {photo.name: photo.attitude for photo in task.flight.photos}
     down = np.full((len(block.C), 3), np.nan)
     for index, name in enumerate(task.model.names):
@@ -575,16 +882,20 @@ def _weighed(task: _Task, block: Block, priors: Priors, controls: int) -> tuple[
     Tie points: the median absolute residual (1.4826 of it is the sd of normal errors), freed from the bias of
     fitting. Positions: only their scatter about the common offset; that offset keeps its own, stated sd.
     """
-    ties = block.point < len(block.X) - controls
-    residual = residuals(block)[ties]
-    freedom = 1 - (3 * (len(block.X) - controls) + 6 * len(block.C)) / max(residual.size, 1)
-    sd = 1.4826 * float(np.median(np.abs(residual))) / math.sqrt(max(freedom, 0.1))
+    count = len(block.X) - controls
+    ties = block.point < count
+    residual = residuals(block)
+    freedom = 1 - (3 * count + 6 * len(block.C)) / max(2 * int(ties.sum()), 1)
     pixel_sd = block.pixel_sd.copy()
-    pixel_sd[ties] = max(sd, 0.02)
-    share = block.share.copy()
-    seen = np.bincount(block.photo[ties], minlength=len(block.C))
-    share[ties] = np.minimum(1.0, task.config.independent / np.maximum(seen, 1))[block.photo[ties]]
-    block = replace(block, pixel_sd=pixel_sd, share=share)
+    for group in np.unique(block.group[ties]):
+        mine = ties & (block.group == group)
+        sd = 1.4826 * float(np.median(np.abs(residual[mine]))) / math.sqrt(max(freedom, 0.1))
+        pixel_sd[mine] = max(sd, 0.02)
+    block = replace(block, pixel_sd=pixel_sd)
+    share = np.where(ties, 1 / shared_effect(block, count, task.sizes, huber=task.config.huber), 1.0)
+    seen = np.bincount(block.photo[ties], share[ties], minlength=len(block.C))
+    share[ties] *= np.minimum(1.0, task.config.independent / np.maximum(seen, 1e-9))[block.photo[ties]]
+    block = replace(block, share=share)
     has = np.isfinite(priors.gps[:, 0])
     count = int(has.sum())
     if count < 6:
@@ -598,41 +909,47 @@ def _weighed(task: _Task, block: Block, priors: Priors, controls: int) -> tuple[
 
 
 def _uncertainty(
-    task: _Task, block: Block, priors: Priors, considered: float | None
-) -> tuple[tuple[float, float, float], float, float]:
-    """Propagated sd: (E, N, U) m of ground points, of horizontal lengths (1), of the focal length (1).
+    task: _Task, block: Block, priors: Priors, held: bool, considered: float | None, gsd: float
+) -> tuple[tuple[float, float, float], float, float, ErrorField, tuple[float, float] | None]:
+    """Propagated sd: (E, N, U) m of ground points, of horizontal lengths (1), of the focal length (1); the field of errors; the motion
+    while a photo is read out (m, sd), where that is estimated.
 
     The sd of ground points is that from poses, camera and datum, root mean square over tie points spread
     over the block; the noise of single tie points is not in it. `considered` is the relative sd of a focal length
-    of which the photos' own estimate is not believed: it takes part with that sd, and the photos take nothing off it.
+    of which the photos' own estimate is not believed.
     """
-    cameras = len(block.params)
+    cameras, ties = len(block.params), len(block.X) - len(priors.control)
     full = replace(priors, free=_free_parameters(False, task.config))
-    normal = reduced(block, full, huber=task.config.huber)
-    width = full.free.shape[1]
-    focal = np.arange(cameras) * width
-    covariance = covariance_of(normal.S)
-    formal_sd = math.sqrt(float(covariance[focal, focal].max())) / float(block.params[:, 0].min())
-    if considered is not None and considered > formal_sd:
-        rest = np.setdiff1d(np.arange(len(normal.s)), focal)
-        inverse = covariance_of(normal.S[np.ix_(rest, rest)])
-        follow = -np.einsum("ij,jk->ik", inverse, normal.S[np.ix_(rest, focal)])
-        variance = (block.params[:, 0] * considered) ** 2
-        covariance = np.zeros_like(normal.S)
-        covariance[np.ix_(rest, rest)] = inverse + np.einsum("ik,k,jk->ij", follow, variance, follow)
-        covariance[np.ix_(rest, focal)] = follow * variance
-        covariance[np.ix_(focal, rest)] = (follow * variance).T
-        covariance[focal, focal] = variance
-    ties = len(block.X) - len(priors.control)
+    effect = _effect(task, block, len(priors.control))
+    covariance = block_covariance(block, full, huber=task.config.huber, effect=effect, focal_sd=considered, held=held)
     sample = np.arange(0, ties, max(1, ties // 400))
-    J = point_sensitivity(normal, sample).reshape(3 * len(sample), -1)
-    sd = np.sqrt(np.einsum("ij,jk,ik->i", J, covariance, J).reshape(-1, 3).mean(axis=0))
+    J = point_sensitivity(covariance.normal, sample).reshape(3 * len(sample), -1)
+    sd = np.sqrt(np.einsum("ij,jk,ik->i", J, covariance.matrix, J).reshape(-1, 3).mean(axis=0))
     arm = block.X[sample] - block.X[sample].mean(axis=0)
     weight = np.where([True, True, False], arm, 0.0).ravel()
     along = np.einsum("i,ij->j", weight, J) / float((weight**2).sum())
-    scale_sd = math.sqrt(float(np.einsum("i,ij,j", along, covariance, along)))
-    focal_sd = math.sqrt(float(covariance[focal, focal].max())) / float(block.params[:, 0].min())
-    return (float(sd[0]), float(sd[1]), float(sd[2])), scale_sd, focal_sd
+    scale_sd = math.sqrt(float(np.einsum("i,ij,j", along, covariance.matrix, along)))
+    focal = np.arange(cameras) * full.free.shape[1]
+    focal_sd = math.sqrt(float(covariance.matrix[focal, focal].max())) / float(block.params[:, 0].min())
+    field = error_field(
+        block,
+        covariance,
+        task.camera_of,
+        task.sizes,
+        ties=ties,
+        gsd=gsd,
+        place=task.grid,
+        min_angle_deg=task.config.min_angle_deg,
+    )
+    shutter = None
+    if _ASPECT in task.config.free:
+        at = focal + full.free.shape[1] - 1
+        stretch = (block.params[:, 1] - block.params[:, 0]) / block.params[:, 0]
+        worst = int(np.argmax(np.abs(stretch)))
+        metres = task.sizes[worst, 1] * gsd
+        shutter_sd = math.sqrt(float(covariance.matrix[at[worst], at[worst]])) / float(block.params[worst, 0])
+        shutter = (float(abs(stretch[worst]) * metres), float(shutter_sd * metres))
+    return (float(sd[0]), float(sd[1]), float(sd[2])), scale_sd, focal_sd, field, shutter
 
 
 def _rms(values: Array) -> float:
@@ -643,59 +960,81 @@ def _reported(
     task: _Task,
     block: Block,
     priors: Priors,
-    control: Literal["gps", "ground_points", "none"],
+    placement: _Placement,
+    held: bool,
     considered: float | None,
     controls: list[tuple[GroundPoint, Array]],
     gaps: tuple[Message, ...],
     unregistered: Mapping[str, Message],
+    held_out: FreeModel,
 ) -> Reconstruction:
     """The result in the flight's CRS."""
     ties = len(block.X) - len(controls)
     is_tie = block.point < ties
-    metric = control != "none"
+    metric = placement.control != "none"
     ground = []
     for point in task.flight.ground_points if metric else ():
         place = _triangulated(task, block, point)
         if place is not None:
-            residual = place + task.origin - point.position
+            e, n, u = (float(r) for r in task.grid(place) - point.position)
             seen = sum(name in task.names for name in point.observations)
-            e, n, u = (float(r) for r in residual)
             ground.append(PointResidual(name=point.name, role=point.role, residual=(e, n, u), photos=seen))
     check = np.array([point.residual for point in ground if point.role == "check"]).reshape(-1, 3)
     misfit = (block.C - task.gps)[np.isfinite(priors.gps[:, 0])] if metric else np.zeros((0, 3))
     position_sd, scale_sd, focal_sd = (math.inf, math.inf, math.inf), math.inf, math.inf
+    depth = local_points(block)[is_tie, 2]
+    gsd, field, shutter = float(np.median(depth / block.params[block.camera[is_tie], 0])), None, None
     if metric:
-        position_sd, scale_sd, focal_sd = _uncertainty(task, block, priors, considered)
+        position_sd, scale_sd, focal_sd, field, shutter = _uncertainty(task, block, priors, held, considered, gsd)
+    if shutter is not None:
+        gaps += (Message(id="drone.rolling_shutter", values={"motion": f"{shutter[0]:.2f} m", "sd": f"{shutter[1]:.2f} m"}),)
     if len(check) >= 3:
         # What was measured counts more than what was propagated, where it is worse.
         e, n, u = (float(max(a, b)) for a, b in zip(position_sd, np.sqrt((check**2).mean(axis=0)), strict=True))
         position_sd = (e, n, u)
-    depth = local_points(block)[is_tie, 2]
+    start = placement.scale * held_out.points @ placement.rotation.T + placement.shift
+    apart = _held_out_residuals(task, block, held_out, start) if len(held_out.points) else np.zeros(0)
     order = np.argsort(block.point[is_tie], kind="stable")
     counts = np.bincount(block.point[is_tie], minlength=ties)
     accuracy = AccuracyReport(
         reprojection_rmse=_rms(residuals(block)[is_tie]),
-        gsd=float(np.median(depth / block.params[block.camera[is_tie], 0])) if metric else math.nan,
+        reprojection_mean=float(np.linalg.norm(residuals(block)[is_tie], axis=1).mean()),
+        held_out_rmse=_rms(apart[:, None]) if len(apart) else None,
+        held_out_observations=len(apart),
+        gsd=gsd if metric else math.nan,
         ground_points=tuple(ground),
         check_rmse_horizontal=_rms(check[:, :2]) if len(check) else None,
         check_rmse_vertical=_rms(check[:, 2:]) if len(check) else None,
         gps_rmse_horizontal=_rms(misfit[:, :2]) if len(misfit) else None,
         gps_rmse_vertical=_rms(misfit[:, 2:]) if len(misfit) else None,
-        control=control,
+        control=placement.control,
         position_sd=position_sd,
         scale_sd=scale_sd,
         focal_sd=focal_sd,
+        rolling_shutter=shutter,
     )
-    shift = task.origin if metric else np.zeros(3)
+
+    def placed(points: Array) -> Array:
+        return task.grid(points) if metric else points
+
+    params = block.params.copy()
+    if metric:
+        # Seen in the grid, eastings and northings are longer by its scale and heights are not. For a photo that looks
+        # down this is a longer flying height over the same ground, that is a shorter focal length.
+        level = np.bincount(task.camera_of, block.R[:, 2, 2] ** 2, minlength=len(params)) / np.bincount(
+            task.camera_of, minlength=len(params)
+        )
+        params[:, :2] /= (1 + (task.scale[0] - 1) * level)[:, None]
     return Reconstruction(
         flight=task.flight,
-        poses={name: Pose(R=block.R[i], C=block.C[i] + shift) for i, name in enumerate(task.model.names)},
-        cameras={key: _camera(task, block.params[k], k) for k, key in enumerate(task.ids)},
-        points=block.X[:ties] + shift,
+        poses={name: Pose(R=block.R[i], C=placed(block.C[i])) for i, name in enumerate(task.model.names)},
+        cameras={key: _camera(task, params[k], k) for k, key in enumerate(task.ids)},
+        points=placed(block.X[:ties]),
         track_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         track_photos=block.photo[is_tie][order].astype(np.int32),
         track_pixels=block.pixel[is_tie][order].astype(np.float32),
         unregistered=dict(sorted(unregistered.items())),
         accuracy=accuracy,
         gaps=gaps,
+        error_field=field,
     )

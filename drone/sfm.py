@@ -22,6 +22,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from drone.georeference import AdjustConfig, FreeModel, attitude_rotation, convergence_deg, georeference, positions_of
+from drone.tiepoints import TieConfig, refine_ties
 from drone.types import Camera, Flight, Photo, Reconstruction, parameters_of
 from geoevidence.errors import ReconstructionError
 from geoevidence.types import Message, Progress, no_progress
@@ -36,7 +37,7 @@ class SfmConfig:
 
     image_size: px, longer side at which features are sought; finer finds more, slower.
     first_octave: 0 starts at that size; -1 at twice it, three times slower, for photos with little texture.
-    features: at most this many a photo, largest first.
+    features: at most this many a photo, largest first; and no more than features_per_mp times its megapixels, but 5000.
     neighbours: photos matched with each photo, nearest by position: at 80 % forward and 70 %
         side overlap those that share a third or more; photos without one are matched with all.
     all_pairs_up_to: flights of at most this many photos are matched each with each.
@@ -45,12 +46,13 @@ class SfmConfig:
     min_photos: smallest block that counts as one.
     seed: of every random choice.
     threads: processor threads of features and matching; results do not depend on it.
-    adjust: settings of the adjustment.
+    ties: settings of the matching of tie points. adjust: settings of the adjustment.
     """
 
-    image_size: int = 2000
+    image_size: int = 4000
     first_octave: int = 0
-    features: int = 5000
+    features: int = 14000
+    features_per_mp: int = 5000
     neighbours: int = 12
     all_pairs_up_to: int = 12
     min_matches: int = 15
@@ -58,6 +60,7 @@ class SfmConfig:
     min_photos: int = 2
     seed: int = 0
     threads: int = 2
+    ties: TieConfig = field(default_factory=TieConfig)
     adjust: AdjustConfig = field(default_factory=AdjustConfig)
 
 
@@ -77,6 +80,9 @@ def reconstruct(
     parameters = parameters_of(config)
     parameters.pop("threads")
     model, unregistered = _free_model(flight, config, Path(workdir), progress)
+    model = refine_ties(
+        model, flight, config=config.ties, threads=config.threads, progress=lambda part: progress("drone.stage_ties", part)
+    )
     block = georeference(model, flight, config=config.adjust, unregistered=unregistered, progress=progress)
     return _with_parameters(block, parameters)
 
@@ -113,7 +119,7 @@ def _free_model(flight: Flight, config: SfmConfig, workdir: Path, progress: Prog
 def _key(flight: Flight, config: SfmConfig, version: str) -> str:
     """What the free model depends on, as text."""
     parameters = parameters_of(config)
-    del parameters["threads"], parameters["adjust"]
+    del parameters["threads"], parameters["ties"], parameters["adjust"]
     parameters["focal_is_held"] = _focal_is_held(flight, config)
     photos = [
         [p.name, p.sha256, "" if p.position is None else repr(p.position), repr(flight.cameras[p.camera_id].params)]
@@ -154,7 +160,9 @@ def _match(flight: Flight, config: SfmConfig, database: Path, progress: Progress
     extraction.max_image_size = config.image_size
     extraction.num_threads = config.threads
     extraction.sift.first_octave = config.first_octave
-    extraction.sift.max_num_features = config.features
+    # So many in the largest photo; a small one has not the texture for as many that differ.
+    pixels = max(camera.size[0] * camera.size[1] for camera in flight.cameras.values())
+    extraction.sift.max_num_features = min(config.features, max(5000, round(config.features_per_mp * pixels / 1e6)))
     for key in sorted(flight.cameras):
         # Cameras one by one, photos in order of name: ids, and with them all later choices, are then fixed.
         camera = flight.cameras[key]

@@ -33,8 +33,9 @@ class SurfaceConfig:
     layer_gap: points of a cell are two layers when they are this far apart (cells).
     min_patch: smaller islands of cells are dropped as chance matches (m2).
     min_layer: so are smaller pieces that stand out from all around by more than `layer_gap` (m2).
-    slow_sd_gsd: errors that vary slowly over the block, from poses and lens, added to the uncertainty of each cell (GSD); measured
-        on synthetic flights after the whole adjustment (docs/methods/drone-surfaces.md).
+    noise_share: standard deviation of a cell's height over that of its points (1); below 1 since their errors are not wholly alike;
+        measured on synthetic flights (docs/methods/drone-surfaces.md).
+    scatter_share: part of the scatter of a cell's points that counts as its error (1); likewise.
     fill_area: surrounded holes up to this size are interpolated (m2); 0 = none.
     """
 
@@ -45,7 +46,8 @@ class SurfaceConfig:
     layer_gap: float = 3.0
     min_patch: float = 0.5
     min_layer: float = 0.05
-    slow_sd_gsd: float = 0.65
+    noise_share: float = 0.7
+    scatter_share: float = 0.6
     fill_area: float = 0.05
 
     def __post_init__(self) -> None:
@@ -57,7 +59,8 @@ class SurfaceConfig:
             "layer_gap": (0.5, 100),
             "min_patch": (0, 1e4),
             "min_layer": (0, 1e4),
-            "slow_sd_gsd": (0, 100),
+            "noise_share": (0.1, 10),
+            "scatter_share": (0, 10),
             "fill_area": (0, 100),
         }
         for name, (low, high) in limits.items():
@@ -71,32 +74,36 @@ def build_surface(cloud: DenseCloud, reconstruction: Reconstruction, *, config: 
     """DSM (m), standard uncertainty (m) and density (points/m2), float32, NaN = nothing known; rows run north to south.
 
     The standard uncertainty of a cell combines the random error of its points (taken as fully correlated inside a cell,
-    since they share matching windows), the scatter of their heights, in filled cells the spread around the hole, and the slow
-    deformation of the block.
+    since they share matching windows), the scatter of their heights, and in filled cells the spread around the hole. What the
+    adjustment may have left in the block is in `error_field`; both together are the uncertainty of a height.
 
     Raises:
         CoverageError: no cell is covered.
     """
-    cell = config.cell or _round_up(config.cell_gsd * reconstruction.accuracy.gsd)
+    cell = cell_of(config, reconstruction.accuracy.gsd)
     points = cloud.points
     low, high = np.quantile(reconstruction.points[:, :2], [0.001, 0.999], axis=0)
     rim = 0.5 * (high - low)
     inside = np.all((points[:, :2] >= low - rim) & (points[:, :2] <= high + rim), axis=1)
     if not inside.any():
         raise CoverageError("drone.surface_empty")
-    points, sd = points[inside], cloud.height_sd[inside]
+    sd = cloud.height_sd
+    if not inside.all():
+        points, sd = points[inside], sd[inside]
     west, north = np.floor(points[:, 0].min() / cell) * cell, np.ceil(points[:, 1].max() / cell) * cell
     cols = int(np.ceil((points[:, 0].max() - west) / cell)) + 1
     rows = int(np.ceil((north - points[:, 1].min()) / cell)) + 1
     if rows * cols > 400_000_000:
         raise CoverageError("drone.surface_too_large", rows=rows, cols=cols)
-    col, row = (points[:, 0] - west) / cell, (north - points[:, 1]) / cell
-    order = np.lexsort((points[:, 2], col.astype(np.int64), row.astype(np.int64)))
+    # In single precision before cells are told, so that the kernel tells the same ones.
+    col = ((points[:, 0] - west) / cell).astype(np.float32)
+    row = ((north - points[:, 1]) / cell).astype(np.float32)
+    order = np.lexsort((points[:, 2], row.astype(np.int32) * np.int32(cols) + col.astype(np.int32)))
     # Heights relative to their median: float32 then resolves better than a micrometre.
     datum = float(np.median(points[:, 2]))
     height, deviation, count = _grid(
-        col[order].astype(np.float32), row[order].astype(np.float32), (points[order, 2] - datum).astype(np.float32), sd[order],
-        rows, cols, config.reach, config.upper_share, config.layer_gap * cell,
+        col[order], row[order], (points[:, 2] - datum).astype(np.float32)[order], sd[order],
+        rows, cols, config.reach, config.upper_share, config.layer_gap * cell, config.noise_share, config.scatter_share,
     )  # fmt: skip
     pieces = _pieces(height, np.float32(config.layer_gap * cell))
     height[np.bincount(pieces.ravel(), minlength=height.size)[pieces] < config.min_layer / cell**2] = np.nan
@@ -106,7 +113,6 @@ def build_surface(cloud: DenseCloud, reconstruction: Reconstruction, *, config: 
         raise CoverageError("drone.surface_empty")
     deviation[np.isnan(height)] = np.nan
     _fill(height, deviation, int(config.fill_area / cell**2))
-    deviation = np.hypot(deviation, np.float32(config.slow_sd_gsd * reconstruction.accuracy.gsd))
     grid = Grid(shape=(rows, cols), transform=Affine(cell, 0, west, 0, -cell, north), crs=reconstruction.flight.crs)
     density = np.where(np.isfinite(height), count / cell**2, np.nan).astype(np.float32)
     return SurfaceModel(
@@ -117,7 +123,14 @@ def build_surface(cloud: DenseCloud, reconstruction: Reconstruction, *, config: 
         height_kind=reconstruction.flight.height_kind,
         standard_uncertainty=Raster(data=deviation[None], grid=grid, nodata=float("nan"), unit="m"),
         density=Raster(data=density[None], grid=grid, nodata=float("nan"), unit="m-2"),
+        correlation_m=None if cloud.correlation_m is None else max(cloud.correlation_m, cell),
+        error_field=reconstruction.error_field,
     )
+
+
+def cell_of(config: SurfaceConfig, gsd: float) -> float:
+    """Side of a cell (m) of a surface from photos of that ground sample distance (m)."""
+    return config.cell or _round_up(config.cell_gsd * gsd)
 
 
 def _round_up(size: float) -> float:
@@ -126,7 +139,7 @@ def _round_up(size: float) -> float:
 
 
 @numba.njit(nogil=True, cache=True)
-def _grid(col, row, height, sd, rows, cols, reach, upper_share, gap):  # type: ignore[no-untyped-def]
+def _grid(col, row, height, sd, rows, cols, reach, upper_share, gap, noise_share, scatter_share):  # type: ignore[no-untyped-def]
     """Height, standard deviation and point count of each cell. Points are sorted by cell row, cell column, height."""
     out = np.full((rows, cols), np.nan, np.float32)
     deviation = np.full((rows, cols), np.nan, np.float32)
@@ -179,7 +192,7 @@ def _grid(col, row, height, sd, rows, cols, reach, upper_share, gap):  # type: i
                 k = order[i]
                 scatter += w[k] * (z[k] - mean) ** 2
             out[y, x] = mean
-            deviation[y, x] = np.sqrt(variance + scatter / weight_sum)
+            deviation[y, x] = np.sqrt(noise_share**2 * variance + scatter_share**2 * scatter / weight_sum)
     return out, deviation, count
 
 

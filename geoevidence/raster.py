@@ -191,6 +191,10 @@ def raster_difference(one: Path, other: Path, *, tolerance: float) -> RasterDiff
     return RasterDifference(cells=len(bands) * rows * cols, other_mask=other_mask, over=over, largest=largest)
 
 
+_STRIP = 1024
+"""Rows that are handed over at once: a raster that is mapped from disk is never in memory as a whole."""
+
+
 def write_cog(
     path: Path,
     raster: Raster,
@@ -198,11 +202,13 @@ def write_cog(
     band_names: Sequence[str] = (),
     tags: Mapping[str, str] | None = None,
     overviews: Resampling = Resampling.nearest,
+    in_memory: int = 256_000_000,
 ) -> None:
     """Write a Cloud Optimized GeoTIFF (DEFLATE, 512 x 512 blocks), atomically.
 
     Same raster, names and tags give the same bytes. `tags` must not hold times.
-    `overviews` is how the smaller copies are made; the full resolution is never resampled.
+    `overviews` is how the smaller copies are made; the full resolution is never resampled. A raster of more than `in_memory` bytes is
+    put together in a file beside `path`, to the same bytes.
     """
     path = Path(path)
     count, rows, cols = raster.data.shape
@@ -219,27 +225,44 @@ def write_cog(
     predictor = 3 if raster.data.dtype.kind == "f" else 2 if raster.data.dtype.itemsize <= 4 else 1
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=".tif")
     os.close(handle)
+
+    def written(target: Any) -> None:
+        for row in range(0, rows, _STRIP):
+            lines = raster.data[:, row : row + _STRIP]
+            target.write(lines, window=Window(0, row, cols, lines.shape[1]))
+        for index, name in enumerate(band_names, start=1):
+            target.set_band_description(index, name)
+        if raster.unit:
+            target.units = [raster.unit] * count
+        if tags:
+            target.update_tags(**dict(sorted(tags.items())))
+
+    def copied(source: Any) -> None:
+        rasterio.shutil.copy(
+            source,
+            temporary,
+            driver="COG",
+            compress="DEFLATE",
+            predictor=str(predictor),
+            blocksize="512",
+            overview_resampling=overviews.name,
+            num_threads="1",
+        )
+
     try:
-        with MemoryFile() as memory:
-            with memory.open(**profile) as target:
-                target.write(raster.data)
-                for index, name in enumerate(band_names, start=1):
-                    target.set_band_description(index, name)
-                if raster.unit:
-                    target.units = [raster.unit] * count
-                if tags:
-                    target.update_tags(**dict(sorted(tags.items())))
-            with memory.open() as source:
-                rasterio.shutil.copy(
-                    source,
-                    temporary,
-                    driver="COG",
-                    compress="DEFLATE",
-                    predictor=str(predictor),
-                    blocksize="512",
-                    overview_resampling=overviews.name,
-                    num_threads="1",
-                )
+        if raster.data.nbytes <= in_memory:
+            with MemoryFile() as memory:
+                with memory.open(**profile) as target:
+                    written(target)
+                with memory.open() as source:
+                    copied(source)
+        else:
+            with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as scratch:
+                plain = Path(scratch) / "plain.tif"
+                with rasterio.open(plain, "w", **profile, bigtiff="IF_SAFER") as target:
+                    written(target)
+                with rasterio.open(plain) as source:
+                    copied(source)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     finally:

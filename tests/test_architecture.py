@@ -104,6 +104,8 @@ def refusal(name: str, target: str) -> str | None:
             return f"dask belongs in {sorted(DASK_ALLOWED)}"
         if target == "geoevidence.trust.canonical":
             return None  # records are written and read as canonical bytes, a pure function
+        if name == "drone.quality" and target == "geoevidence.report":
+            return None  # its document is set as the other reports are
         if name.endswith(".workflow") and inner == "custody":
             return None  # the workflow alone knows the case
         if top == "geoevidence" and inner and inner not in ENGINE_MAY_KNOW:

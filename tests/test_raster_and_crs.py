@@ -23,6 +23,9 @@ def test_a_cog_comes_back_as_it_was_and_with_the_same_bytes(tmp_path):
     for name in ("a.tif", "b.tif"):
         write_cog(tmp_path / name, raster, band_names=["height"], tags={"A": "1"})
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+    write_cog(tmp_path / "c.tif", raster, band_names=["height"], tags={"A": "1"}, in_memory=0)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "c.tif").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "b.tif", "c.tif"]
     back = read_raster(tmp_path / "a.tif")
     np.testing.assert_array_equal(back.data, raster.data)
     assert back.grid.matches(GRID) and back.unit == "m"

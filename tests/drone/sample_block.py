@@ -26,6 +26,10 @@ from geoevidence.raster import Raster, read_raster
 SAMPLES = Path(__file__).parents[2] / "sample_data"
 GSD = 0.05
 """Nominal, m."""
+Chosen = int | tuple[str, ...] | None
+"""Part of the flight: so many photos, those named, or all."""
+RIVER = tuple(f"SYN_{number:04d}.JPG" for number in (1, 2, 3, 4, 5, 6, 10, 11, 12, 13))
+"""The photos that decide where water is seen three times, in this block as in the whole."""
 
 
 @cache
@@ -53,8 +57,8 @@ def body(name: str) -> shapely.Polygon:
 
 
 @cache
-def block(photos: int | None = None) -> Reconstruction:
-    """The block of all photos, or of the `photos` that are nearest to the middle between pit and pile, with true poses.
+def block(photos: Chosen = None) -> Reconstruction:
+    """The block of all photos, or of those named, or of as many that are nearest to the middle between pit and pile, with true poses.
 
     Tie points are places of the true surface projected into the photos.
     """
@@ -70,7 +74,7 @@ def block(photos: int | None = None) -> Reconstruction:
     )
     middle = (np.array(body("pit").centroid.coords[0]) + body("pile").centroid.coords[0]) / 2
     by_distance = sorted(known["photos"], key=lambda name: float(np.hypot(*(np.array(known["photos"][name]["C"][:2]) - middle))))
-    names = sorted(by_distance[:photos])
+    names = sorted(photos if isinstance(photos, tuple) else by_distance[:photos])
     poses = {name: Pose(R=np.array(known["photos"][name]["R"]), C=np.array(known["photos"][name]["C"])) for name in names}
     pictures = tuple(
         Photo(
@@ -138,17 +142,17 @@ def _ties(
 
 
 @cache
-def cloud(photos: int | None = None, threads: int = 2) -> DenseCloud:
-    return densify(block(photos), config=DenseConfig(threads=threads))
+def cloud(photos: Chosen) -> DenseCloud:
+    return densify(block(photos), config=DenseConfig(threads=2))
 
 
 @cache
-def surface(photos: int | None = None) -> SurfaceModel:
+def surface(photos: Chosen) -> SurfaceModel:
     return build_surface(cloud(photos), block(photos))
 
 
 @cache
-def mosaic(photos: int | None = None) -> Orthomosaic:
+def mosaic(photos: Chosen) -> Orthomosaic:
     return build_orthomosaic(block(photos), surface(photos))
 
 

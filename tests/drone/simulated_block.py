@@ -26,11 +26,12 @@ GSD = HEIGHT / TRUE_PARAMS[0]
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """flight and model are what the engine sees; C (P, 3) and X (N, 3) the truth, in the order of names and points."""
+    """flight and model are what the engine sees; C (P, 3), R (P, 3, 3) and X (N, 3) the truth, in the order of names and points."""
 
     flight: Flight
     model: FreeModel
     C: NDArray[np.float64]
+    R: NDArray[np.float64]
     X: NDArray[np.float64]
 
 
@@ -155,4 +156,4 @@ def simulate(
         for k, role in enumerate(roles)
     )
     flight = Flight(photos=photos, cameras={"cam": camera}, ground_points=ground_points, crs=GRID, height_kind="ellipsoidal")
-    return Simulated(flight=flight, model=model, C=C, X=X[enough])
+    return Simulated(flight=flight, model=model, C=C, R=R, X=X[enough])

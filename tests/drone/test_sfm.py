@@ -123,7 +123,7 @@ def test_small_flight(small_photos: Path, tmp_path: Path) -> None:
     }
     assert all(0 <= fraction <= 1 for _, fraction in stages)
     names = list(dict.fromkeys(stage for stage, _ in stages))
-    assert names == ["drone.stage_features", "drone.stage_matches", "drone.stage_mapping", "drone.stage_adjust"]
+    assert names == [f"drone.stage_{stage}" for stage in ("features", "matches", "mapping", "ties", "adjust")]
     assert "threads" not in one.parameters
     json.dumps(one.parameters, allow_nan=False)
 
@@ -136,7 +136,7 @@ def test_small_flight(small_photos: Path, tmp_path: Path) -> None:
     before = (places[0] / "sfm.json").stat().st_mtime_ns
     again: list[str] = []
     assert same(one, reconstruct(flight, workdir=places[0], progress=lambda s, f: again.append(s)))
-    assert set(again) == {"drone.stage_adjust"}
+    assert set(again) == {"drone.stage_ties", "drone.stage_adjust"}
     assert (places[0] / "sfm.json").stat().st_mtime_ns == before
     reconstruct(flight, workdir=places[0], config=SfmConfig(features=3000))
     assert (places[0] / "sfm.json").stat().st_mtime_ns != before
@@ -158,7 +158,11 @@ def test_sample_flight_with_control_points(sample_reconstruction: Reconstruction
     assert len(block.poses) == len(truth["photos"]) == 24
     assert not block.unregistered
     assert accuracy.control == "ground_points"
-    assert accuracy.reprojection_rmse < 0.5
+    assert accuracy.reprojection_rmse < 0.15
+    # Points that took no part are predicted by the others of their tracks: worse than fitted ones, by leverage, but not much.
+    assert accuracy.reprojection_rmse < (accuracy.held_out_rmse or 0) < 2 * accuracy.reprojection_rmse
+    assert accuracy.held_out_observations > 1000
+    assert accuracy.rolling_shutter is None
     assert accuracy.gsd == pytest.approx(0.05, rel=0.02)
     checks = [p for p in accuracy.ground_points if p.role == "check"]
     assert len(checks) == 5
@@ -217,7 +221,7 @@ def test_real_flight(real_reconstruction: Reconstruction) -> None:
     accuracy = block.accuracy
     assert len(block.poses) == 18
     assert not block.unregistered
-    assert 0.3 < accuracy.reprojection_rmse < 1.2
+    assert 0.3 < accuracy.reprojection_rmse < 0.8
     # 39 m above ground by the barometer, give or take the 1.5 m of terrain, over 2340 px.
     assert accuracy.gsd == pytest.approx(39 / 2340, rel=0.04)
     # A consumer receiver over a few minutes of one flight: decimetres of scatter, metres in common.
@@ -228,9 +232,11 @@ def test_real_flight(real_reconstruction: Reconstruction) -> None:
     assert up.std() < 0.3
     assert accuracy.position_sd == pytest.approx((1.5, 1.5, 3.2), rel=0.1)
     # Nadir photos alone would say 2900 px and stretch all heights by a quarter; the camera's sensor and lens say 2340.
-    assert [gap.id for gap in block.gaps] == ["drone.focal_held"]
+    # Shadows of trees wander over the road by pixels a minute.
+    assert [gap.id for gap in block.gaps] == ["drone.focal_held", "drone.points_moved"]
     (camera,) = block.cameras.values()
-    assert camera.params[0] == pytest.approx(3.61 / 6.17 * 4000)
+    # UTM's 0.9996 stands in the focal length, not in the heights; 0.00036 with the height above the ellipsoid.
+    assert camera.params[0] == pytest.approx(3.61 / 6.17 * 4000 * 1.00036, rel=5e-5)
     stated = [photo.relative_altitude for photo in block.flight.photos]
     above = float(np.median(up)) - float(np.median(block.points[:, 2]))
     # Above take-off by barometer; the ground lies within a metre or two of where it took off.

@@ -46,6 +46,33 @@ def test_a_plane_comes_back_exactly() -> None:
     assert np.max(np.abs(z[rows, cols] - expected)[inner]) < 0.02 * 0.5
 
 
+def test_every_cell_has_the_weighted_mean_of_its_own_points() -> None:
+    """Against sums over all points at once, on so many cells that many points lie on the border of two in single precision."""
+    rng = np.random.default_rng(3)
+    middle, cell = sample.block(9).points[:, :2].mean(axis=0), 0.01
+    points = np.column_stack([rng.uniform(-10, 10, 600_000), rng.uniform(-1, 1, 600_000), rng.uniform(30, 30.02, 600_000)])
+    points[:, :2] += middle
+    surface = _build(points, cell=cell, min_patch=0.0, min_layer=0.0, fill_area=0.0)
+    shape = surface.raster.grid.shape
+    col, row = (np.asarray(part) for part in ~surface.raster.grid.transform @ (points[:, 0], points[:, 1]))
+    total, weight = np.zeros(shape), np.zeros(shape)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            r, c = np.floor(row).astype(int) + down, np.floor(col).astype(int) + right
+            w = np.maximum(1 - np.abs(col - c - 0.5), 0) * np.maximum(1 - np.abs(row - r - 0.5), 0)
+            w = np.where(w > 0, w + 1e-3, 0)
+            ok = (r >= 0) & (r < shape[0]) & (c >= 0) & (c < shape[1])
+            np.add.at(weight, (r[ok], c[ok]), w[ok])
+            np.add.at(total, (r[ok], c[ok]), (w * points[:, 2])[ok])
+    z = surface.raster.data[0]
+    # Whether a point just reaches a cell is a matter of single precision; such points weigh a thousandth.
+    sure = (weight > 0.01) | (weight == 0)
+    assert sure.mean() > 0.99
+    np.testing.assert_array_equal(np.isfinite(z)[sure], (weight > 0)[sure])
+    sure &= weight > 0
+    assert np.abs(z - total / np.where(weight > 0, weight, 1))[sure].max() < 0.02 * 0.05
+
+
 def test_the_upper_of_two_layers_stands_for_the_cell() -> None:
     ground = _field(0.05)
     roof = ground[np.hypot(*(ground[:, :2] - ground[:, :2].mean(axis=0)).T) < 2] + [0, 0, 3.0]
@@ -73,7 +100,7 @@ def test_pinholes_are_filled_with_a_larger_error_and_ponds_stay_empty() -> None:
         return int(row), int(col)
 
     assert z[cell(2, 2)] == pytest.approx(30.0, abs=1e-4)
-    assert sd[cell(2, 2)] >= 0.0099
+    assert sd[cell(2, 2)] >= 0.0069  # 0.7 of the points' own 0.01
     assert surface.density.data[0][cell(2, 2)] == 0
     assert np.isnan(z[cell(-2, -2)]) and np.isnan(sd[cell(-2, -2)])
 
@@ -107,10 +134,12 @@ def test_errors_and_coverage_of_the_demonstration_flight() -> None:
     noise = 1.4826 * np.median(np.abs(error - np.median(error)))
     assert 0.05 * sample.GSD < noise < 0.5 * sample.GSD
     assert abs(np.median(error)) < 0.1 * sample.GSD
-    # Normal errors would give 0.954; edges are worse, and poses are true here, so flat ground is better.
-    assert 0.93 <= np.mean(np.abs(error) <= 2 * stated) <= 0.999
-    # Nothing is certain: a cell's error is never below what one matching window can give.
-    assert stated.min() > 0.05 * sample.GSD
+    # Normal errors would give 0.683 and 0.954; edges have longer tails. Poses are true here, so there is nothing else.
+    assert 0.60 <= np.mean(np.abs(error) <= stated) <= 0.85
+    assert 0.86 <= np.mean(np.abs(error) <= 2 * stated) <= 0.985
+    # Nothing is certain: a cell's error is never below a fiftieth of a photo's pixel.
+    assert stated.min() > 0.02 * sample.GSD
+    assert surface.correlation_m is not None and surface.correlation_m >= surface.raster.grid.resolution[0]
 
 
 def test_spikes_are_dropped_and_boulders_kept() -> None:

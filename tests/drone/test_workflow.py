@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import shapely.geometry
 
 from drone.dense import DenseConfig
-from drone.products import ResultFolder, accuracy_record, read_accuracy, read_surface, shaded_relief, write_cloud, write_rasters
+from drone.ortho import OrthoConfig
+from drone.products import ResultFolder, accuracy_record, read_accuracy, read_surface, shaded_relief, write_rasters
 from drone.sfm import SfmConfig
 from drone.workflow import (
+    UNFINISHED,
     SurveyConfig,
     figures_again,
     measure_polygons,
+    open_out,
     survey,
 )
-from geoevidence.errors import ConfigError, CoverageError, FormatError, InputError
+from geoevidence.errors import ConfigError, CoverageError, FormatError, GeoEvidenceError, InputError
 from geoevidence.raster import open_strict, read_raster
 from geoevidence.trust import canonical
 from geoevidence.types import Message, ProcessResult
 from tests.drone import sample_block as sample
-
-SHARED = Path(os.environ.get("GEOEVIDENCE_SHARED", Path(__file__).parents[3] / "shared"))
-BRIGHTON = SHARED / "data" / "drone" / "brighton_beach" / "images"
-
-
-@pytest.fixture(scope="session")
-def surveyed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ProcessResult]:
-    """The demonstration flight with its control and check points, surveyed once."""
-    out = tmp_path_factory.mktemp("survey") / "out"
-    flight = sample.SAMPLES / "flight"
-    result = survey(
-        flight,
-        out=out,
-        gcp=flight / "gcp_list.txt",
-        checks=flight / "check_list.txt",
-        polygons=sample.SAMPLES / "polygons.geojson",
-    )
-    return out, result
+from tests.drone.conftest import REAL, Once
 
 
 @pytest.mark.slow
@@ -51,8 +43,9 @@ def test_the_result_lists_every_file_and_reads_back(surveyed: tuple[Path, Proces
     assert ProcessResult.read(out) == result
     kinds = {product.kind for product in result.products}
     assert kinds == {
-        *("accuracy", "cloud", "dsm", "dsm_uncertainty", "measurement", "measurement_geojson", "mesh", "orthomosaic"),
-        *("preview", "sources"),
+        *("accuracy", "cloud", "dsm", "dsm_uncertainty", "dtm", "dtm_uncertainty", "error_field", "measurement"),
+        *("measurement_geojson", "mesh", "mesh_material", "mesh_texture", "orthomosaic", "preview", "quality", "quality_record"),
+        *("sources", "water"),
     }
     assert result.synthetic and all(finding.synthetic for finding in result.findings)
     assert result.parameters["gcp"].startswith("sha256:")
@@ -63,6 +56,9 @@ def test_the_result_lists_every_file_and_reads_back(surveyed: tuple[Path, Proces
         for lang in ("zh", "en"):
             assert finding.message.render(lang) and "{" not in finding.message.render(lang)
             assert all(limit.render(lang) for limit in finding.limitations)
+    water, heights = (read_raster(out / name).data[0] for name in ("water.tif", "dsm.tif"))
+    assert "drone.gap_water" in {gap.id for gap in result.gaps} and (water > 0).any()
+    assert np.isnan(heights[water > 0]).all()
 
 
 @pytest.mark.slow
@@ -138,21 +134,6 @@ def test_measuring_on_a_survey_gives_the_same_figures(surveyed: tuple[Path, Proc
 
 
 @pytest.mark.slow
-def test_the_cloud_is_a_fixed_las_file(tmp_path: Path) -> None:
-    import laspy
-
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        write_cloud(ResultFolder(tmp_path / name, synthetic=True), sample.cloud(9), sample.block(9).flight.crs)
-    assert (tmp_path / "a" / "cloud.laz").read_bytes() == (tmp_path / "b" / "cloud.laz").read_bytes()
-    las = laspy.read(tmp_path / "a" / "cloud.laz")
-    assert las.header.parse_crs().to_epsg() == 4547
-    # Stored to the millimetre.
-    np.testing.assert_allclose(np.column_stack([las.x, las.y, las.z]), sample.cloud(9).points, atol=5.1e-4)
-    np.testing.assert_array_equal(np.asarray(las.user_data), sample.cloud(9).views)
-
-
-@pytest.mark.slow
 def test_rasters_carry_grid_unit_and_mark(tmp_path: Path) -> None:
     write_rasters(ResultFolder(tmp_path, synthetic=True), sample.surface(9), sample.mosaic(9))
     dsm = read_raster(tmp_path / "dsm.tif")
@@ -186,6 +167,38 @@ def test_relief_shows_unknown_as_empty() -> None:
     # Light comes from the north-west: ground that falls towards it is brighter than ground that falls away.
     falling = shaded_relief(Raster(data=-z[None].astype(np.float32), grid=grid, nodata=float("nan")))
     assert falling.data[:3, 10, 15].sum() != picture.data[:3, 10, 15].sum()
+
+
+def test_the_folder_of_a_result_must_be_writable_and_empty(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError) as caught:
+        survey(sample.SAMPLES / "flight", out=tmp_path / "file" / "out")
+    assert caught.value.message_id == "drone.out_unwritable"
+    # what an unfinished survey has moved in is its own; anything else is not touched
+    out = tmp_path / "out"
+    (out / UNFINISHED).mkdir(parents=True)
+    (out / "mesh").mkdir()
+    (out / "mesh" / "surface.obj").write_text("x")
+    (out / UNFINISHED / "moved.json").write_text('["mesh/surface.obj"]')
+    open_out(out)
+    (out / "notes.txt").write_text("x")
+    with pytest.raises(InputError) as caught:
+        open_out(out)
+    assert caught.value.message_id == "drone.out_not_empty"
+    assert (out / "notes.txt").read_text() == "x"
+
+
+def test_running_out_of_room_or_memory_is_said(tmp_path: Path) -> None:
+    def full(stage: str, share: float) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
+
+    def memory(stage: str, share: float) -> None:
+        raise MemoryError
+
+    for progress, expected in ((full, "drone.storage_failed"), (memory, "drone.out_of_memory")):
+        with pytest.raises(GeoEvidenceError) as caught:
+            survey(sample.SAMPLES / "flight", out=tmp_path / "out", progress=progress)
+        assert caught.value.message_id == expected
 
 
 def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
@@ -245,7 +258,9 @@ def test_all_messages_exist() -> None:
     folder = Path(__file__).parents[2] / "drone"
     names = set()
     for module in ("dense", "surface", "ortho", "mesh", "measure", "products", "findings", "workflow"):
-        names |= set(re.findall(r'"(drone\.(?!survey\b|measure\b)[a-z0-9_]+)"', (folder / f"{module}.py").read_text("utf-8")))
+        names |= set(
+            re.findall(r'"(drone\.(?!survey\b|measure\b|compare\b)[a-z0-9_]+)"', (folder / f"{module}.py").read_text("utf-8"))
+        )
     names = {name for name in names if not name.endswith("_")}
     for kind in ("dsm", "dsm_uncertainty", "orthomosaic", "sources", "cloud", "mesh", "accuracy", "measurement_geojson"):
         names.add(f"drone.title_{kind}")
@@ -265,14 +280,11 @@ def _text(name: str, lang: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_real_flight(tmp_path: Path) -> None:
-    """Two strips, 12 photos, over a park on a lake shore: every photo used, ground covered, the lake left empty."""
-    if not BRIGHTON.is_dir():
-        pytest.skip("the shared drone photos are not here (GEOEVIDENCE_SHARED)")
-    (tmp_path / "photos").mkdir()
-    for path in sorted(BRIGHTON.glob("*.JPG"))[:12]:
-        (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
-    result = survey(tmp_path / "photos", out=tmp_path / "out")
+def test_a_real_flight(real_photos: Path, reconstruct_once: Once, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three strips, 18 photos, over a park on a lake shore: every photo used, ground covered, the lake left empty."""
+    monkeypatch.setattr("drone.workflow.reconstruct", reconstruct_once)
+    config = replace(REAL, dense=DenseConfig(downscale=6), ortho=OrthoConfig(cell=0.05))
+    result = survey(real_photos, out=tmp_path / "out", config=config)
     assert not [gap for gap in result.gaps if gap.id == "drone.gap_unregistered"]
     covered = next(finding for finding in result.findings if finding.message.id == "drone.finding_covered").quantity
     # The park without its trees.
@@ -285,26 +297,97 @@ def test_a_real_flight(tmp_path: Path) -> None:
     assert any(isinstance(gap, Message) and gap.id == "drone.gap_no_check_points" for gap in result.gaps)
 
 
-@pytest.mark.slow
-def test_survey_and_measurement_enter_custody(tmp_path: Path) -> None:
-    """A quick survey of six photos of a case, then a measurement on its stored products."""
-    from drone.workflow import measure_case, survey_case
+_QUICK = """
+[sfm]
+image_size = 600
+features = 2000
+[dense]
+profile = "fast"
+downscale = 4
+[ortho]
+cell = 0.1
+[mesh]
+vertices = 20000
+texture = 512
+"""
+"""Settings of a small survey, as a file, since another process reads them too."""
+
+
+@pytest.fixture(scope="session")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("settings") / "quick.toml"
+    path.write_text(_QUICK)
+    return path
+
+
+@pytest.fixture(scope="session")
+def in_custody(quick: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any, Any]:
+    """A case with five photos, one of them damaged, and a quick survey of it: case, photos, outlines, survey."""
+    from drone.workflow import survey_case
     from tests.custody.workspaces import Place
 
-    photos = [photo.path for photo in sample.block(6).flight.photos]
-    card = {f"DCIM/{path.name}": path.read_bytes() for path in photos}
-    place = Place(tmp_path)
+    folder = tmp_path_factory.mktemp("custody")
+    paths = [photo.path for photo in sample.block(4).flight.photos]
+    card = {f"DCIM/{path.name}": path.read_bytes() for path in paths}
+    card["DCIM/damaged.JPG"] = paths[0].read_bytes()[:60_000]
+    place = Place(folder)
     case = place.workspace.new_case("检例测试1号", demonstration=True)
     done = case.ingest(place.card(card))
-    outlines = tmp_path / "polygons.geojson"
+    outlines = folder / "polygons.geojson"
     outlines.write_bytes((sample.SAMPLES / "polygons.geojson").read_bytes())
     polygon = case.ingest(outlines).items[0]
-    stored = survey_case(case, done.items, config=SurveyConfig())
-    assert stored.result.process == "drone.survey" and "dsm.tif" in stored.files
+    return case, done.items, polygon, survey_case(case, done.items, config=SurveyConfig.read(quick))
+
+
+@pytest.mark.slow
+def test_survey_and_measurement_enter_custody(in_custody: tuple[Any, Any, Any, Any]) -> None:
+    from drone.workflow import measure_case
+
+    case, photos, polygon, stored = in_custody
+    assert stored.result.process == "drone.survey"
+    assert {"dsm.tif", "mesh/surface.glb", "quality.pdf"} <= set(stored.files)
     used = next(finding for finding in stored.result.findings if finding.message.id == "drone.finding_survey")
-    assert used.message.values["photos"] == 6
-    assert {f"sha256:{item.sha256}" for item in done.items} == set(used.sources)
+    assert used.message.values["photos"] == 4
+    good = {f"sha256:{item.sha256}" for item in photos if not item.path.endswith("damaged.JPG")}
+    assert good == set(used.sources)
+    # one damaged photo among good ones costs nothing but itself, and is named
+    assert any(gap.id == "drone.gap_rejected" and gap.values["photo"] == "damaged.JPG" for gap in stored.result.gaps)
     measured = measure_case(case, stored, polygon=polygon)
     assert measured.result.process == "drone.measure"
     # GPS alone may be off by metres; the figures are there or the gap says why not.
     assert measured.result.findings or measured.result.gaps
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from drone import SurveyConfig, survey
+def progress(stage, share):
+    if stage == "drone.stage_ortho":
+        os.kill(os.getpid(), signal.SIGKILL)
+survey(Path(sys.argv[1]), out=Path(sys.argv[2]), config=SurveyConfig.read(Path(sys.argv[3])), progress=progress)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+def test_a_killed_survey_goes_on_and_gives_the_same_bytes(
+    tmp_path: Path, quick: Path, in_custody: tuple[Any, Any, Any, Any]
+) -> None:
+    case, items, _, stored = in_custody
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for item in items:
+        shutil.copy(case.path_of(item), photos / Path(item.path).name)
+    run = subprocess.run([sys.executable, "-c", _KILLED, photos, out, quick], cwd=Path(__file__).parents[2], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert [path.name for path in out.iterdir()] == [UNFINISHED]
+    stages: list[str] = []
+    config = SurveyConfig.read(quick)
+    result = survey(photos, out=out, config=config, progress=lambda stage, share: stages.append(stage))
+    assert "drone.stage_features" not in stages and "drone.stage_match" not in stages and "drone.stage_ortho" in stages
+    assert ProcessResult.read(out) == result and not (out / UNFINISHED).exists()
+    # as the same survey in custody, which was not interrupted
+    assert {product.path for product in result.products} | {ProcessResult.FILE} == set(stored.files)
+    for name, item in stored.files.items():
+        assert (out / name).read_bytes() == case.path_of(item).read_bytes(), name
