@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import shapely
@@ -51,14 +51,13 @@ class Ground:
         return np.zeros_like(weight) if self.pull is None else self.pull.back(weight)
 
 
-class Pull:
+class Pull(Protocol):
     """level_i = sum_j w_ij z_j over the cells of the rim, kept as its transpose."""
 
-    def back(self, weight: Array) -> Array:
-        raise NotImplementedError
+    def back(self, weight: Array) -> Array: ...
 
 
-class PlanePull(Pull):
+class PlanePull:
     """Plane a + b x + c y whose three numbers hang on the rim cells by `solver` (3, n)."""
 
     def __init__(self, patch: Patch, on_rim: NDArray[np.bool_], solver: Array) -> None:
@@ -71,7 +70,7 @@ class PlanePull(Pull):
         return out
 
 
-class PointPull(Pull):
+class PointPull:
     """Level plane through a mean of cells: `share` (rows, cols), adding up to 1."""
 
     def __init__(self, share: Array) -> None:
@@ -81,7 +80,7 @@ class PointPull(Pull):
         return np.asarray(weight.sum() * self.share)
 
 
-class TrianglePull(Pull):
+class TrianglePull:
     """Heights between corners of triangles: cell `inner[i]` is the mean of cells `corners[i]` by `parts[i]` (barycentric)."""
 
     def __init__(self, inner: NDArray[np.int64], corners: NDArray[np.int64], parts: Array) -> None:

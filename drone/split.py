@@ -3,15 +3,13 @@
 The parts (`drone.parts`) run in this process, in processes of this machine, or on a Dask cluster that is there already, which must see the
 same folders; they are joined (`drone.whole`, `drone.joining`), make the products of their ground, and these are merged window by window
 (`drone.merging`). The same bytes come out whatever does the work, and in whatever order. What is finished is kept: a survey that was killed
-loses at most the parts under way. On this machine nothing listens but on 127.0.0.1, behind keys made for the run. Dask appears here
-and nowhere else in this package.
+loses at most the parts under way. Dask appears here and nowhere else in this package.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -24,10 +22,10 @@ import numpy as np
 from drone import ortho, surface
 from drone.appearance import Appearance, appearance_of
 from drone.cloud import write_copc_of_parts
-from drone.findings import height_note, note_gsd, period_of, survey_findings
+from drone.findings import height_note, note_gsd, period_of
 from drone.geoid import Undulation, block_above_geoid, cloud_above_geoid, read_undulation
 from drone.joining import Join, Seam, Territory
-from drone.measured import measured_findings, read_shapes
+from drone.measured import read_shapes
 from drone.merging import HeightSeam, Lattice, Merged, PartProducts, level_parts, merge, overview, read_array, uncertainty_bands
 from drone.mesh import write_mesh
 from drone.metadata import look_through
@@ -40,7 +38,18 @@ from drone.shapes import Asked
 from drone.surveyed import surveyed_now
 from drone.types import DenseCloud, Reconstruction, SurfaceModel, parameters_of
 from drone.whole import PartsJoined, camera_id, join_parts
-from drone.workflow import UNFINISHED, SurveyConfig, beside, failures_told, move_in, open_out, survey, without_threads
+from drone.workflow import (
+    UNFINISHED,
+    SurveyConfig,
+    beside,
+    failures_told,
+    move_in,
+    open_out,
+    survey,
+    survey_result,
+    without_threads,
+)
+from geoevidence.cluster import local_workers, workers_at
 from geoevidence.crs import parse_crs
 from geoevidence.errors import GeoEvidenceError, InputError
 from geoevidence.raster import Raster
@@ -226,27 +235,7 @@ def _written(
     progress("drone.stage_quality", 0.0)
     write_quality(work, block, coarse, picture, cloud, looks, gaps, job.flight)
     progress("drone.stage_quality", 1.0)
-    findings, told = survey_findings(block, model, when, above)
-    measured, more = measured_findings(
-        work,
-        site,
-        asked,
-        config=config.measure,
-        picture=mosaic.raster,
-        first=len(findings) + 1,
-        sources=mosaic.sources,
-    )
-    result = ProcessResult(
-        process="drone.survey",
-        parameters=parameters,
-        seed=config.sfm.seed,
-        products=work.products(),
-        findings=tuple(findings + measured),
-        gaps=(*gaps, *told, *more),
-        synthetic=flight.synthetic,
-    )
-    result.write(folder)
-    return result
+    return survey_result(work, site, block, model, mosaic, above, asked, gaps, parameters, job.config)
 
 
 def _bounds(made: Sequence[PartProducts], lattice: Lattice) -> tuple[float, float, float, float]:
@@ -461,37 +450,12 @@ class Crew:
         self._stack.close()
 
     def _start(self) -> None:
-        import dask
-        from distributed import Client, LocalCluster
-
         with ExitStack() as stack:
             if not self._address:
-                scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="geoevidence-split-"))
-                quiet = {
-                    "distributed.scheduler.allowed-failures": 0,
-                    "distributed.scheduler.http.routes": [],
-                    "distributed.worker.http.routes": [],
-                    "distributed.admin.low-level-log-length": 0,
-                }
-                stack.enter_context(dask.config.set(quiet))
-                # Only this machine can reach it, and only this user: TLS with keys made for this run.
-                where = stack.enter_context(
-                    LocalCluster(
-                        n_workers=self._job.split.workers,
-                        threads_per_worker=1,
-                        processes=True,
-                        host="127.0.0.1",
-                        dashboard_address=None,
-                        security=True,
-                        memory_limit=0,
-                        local_directory=scratch,
-                        silence_logs=50,
-                    )
-                )
-                client = stack.enter_context(Client(where))
+                client = stack.enter_context(local_workers(self._job.split.workers, lives=0))
             else:
                 try:
-                    client = stack.enter_context(Client(self._address, timeout="5s"))
+                    client = stack.enter_context(workers_at(self._address))
                 except (OSError, ValueError, TimeoutError) as error:
                     raise InputError("drone.split_no_cluster", address=self._address, reason=str(error)) from error
                 digests = set(client.run(code_digest).values())

@@ -48,7 +48,7 @@ from drone.resume import StageStore, code_digest
 from drone.sfm import SfmConfig, reconstruct
 from drone.shapes import Asked
 from drone.surface import SurfaceConfig, build_surface
-from drone.surveyed import read_bare_surface, read_surveyed, surveyed_now, surveyed_of
+from drone.surveyed import Surveyed, read_bare_surface, read_surveyed, surveyed_now, surveyed_of
 from drone.terrain import TerrainConfig, build_terrain
 from drone.types import DenseCloud, Reconstruction, SurfaceModel, parameters_of
 from drone.water import Water, WaterBody, WaterConfig, find_water, mask_water
@@ -305,8 +305,23 @@ def _write_survey(
     progress("drone.stage_quality", 0.0)
     write_quality(work, block, surface, mosaic, cloud, looks, gaps)
     progress("drone.stage_quality", 1.0)
-    findings, more = survey_findings(block, surface, when, above)
-    told = [*gaps, *more]
+    return survey_result(work, site, block, surface, mosaic, above, asked, gaps, parameters, config)
+
+
+def survey_result(
+    work: ResultFolder,
+    site: Surveyed,
+    block: Reconstruction,
+    surface: SurfaceModel,
+    mosaic: Orthomosaic,
+    above: Undulation | None,
+    asked: Sequence[Asked],
+    gaps: Sequence[Message],
+    parameters: Mapping[str, Any],
+    config: SurveyConfig,
+) -> ProcessResult:
+    """Findings of a survey whose files are written, places asked for measured on it, and `result.json` in its folder."""
+    findings, told = survey_findings(block, surface, site.when, above)
     measured, more = measured_findings(
         work,
         site,
@@ -322,10 +337,10 @@ def _write_survey(
         seed=config.sfm.seed,
         products=work.products(),
         findings=tuple(findings + measured),
-        gaps=tuple(told + more),
-        synthetic=flight.synthetic,
+        gaps=(*gaps, *told, *more),
+        synthetic=block.flight.synthetic,
     )
-    result.write(folder)
+    result.write(work.folder)
     return result
 
 

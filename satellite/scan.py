@@ -2,14 +2,13 @@
 
 In: a `Job` and named tasks of its `Bench`. Out: each result, or why there is none, as it gets done. A bounded number of
 tasks is on the way at once, so that a scan of a hundred thousand tiles is no graph of a hundred thousand nodes. A worker that
-dies is replaced and its task tried again; a task that kills its workers fails alone. On this machine nothing listens but on
-127.0.0.1, behind keys made for the run. Dask appears here and nowhere else; no file is written here.
+dies is replaced and its task tried again; a task that kills its workers fails alone. Dask appears here and nowhere else in this
+package; no file is written here.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from geoevidence.cluster import local_workers, workers_at
 from geoevidence.errors import ConfigError, GeoEvidenceError, InputError
 from geoevidence.types import Message
 from satellite.fused import Bench, Job, code_digest
@@ -76,8 +76,7 @@ class Crew:
         return self
 
     def _start(self) -> None:
-        import dask
-        from distributed import Client, LocalCluster, WorkerPlugin
+        from distributed import WorkerPlugin
 
         job = self._job
 
@@ -91,32 +90,10 @@ class Crew:
 
         with ExitStack() as stack:
             if not self._address:
-                scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="geoevidence-scan-"))
-                quiet = {
-                    "distributed.scheduler.allowed-failures": 2,
-                    "distributed.scheduler.http.routes": [],
-                    "distributed.worker.http.routes": [],
-                    "distributed.admin.low-level-log-length": 0,
-                }
-                stack.enter_context(dask.config.set(quiet))
-                # Only this machine can reach it, and only this user: TLS with keys made for this run.
-                where = stack.enter_context(
-                    LocalCluster(
-                        n_workers=self._workers,
-                        threads_per_worker=1,
-                        processes=True,
-                        host="127.0.0.1",
-                        dashboard_address=None,
-                        security=True,
-                        memory_limit=0,
-                        local_directory=scratch,
-                        silence_logs=50,
-                    )
-                )
-                client = stack.enter_context(Client(where))
+                client = stack.enter_context(local_workers(self._workers, lives=2))
             else:
                 try:
-                    client = stack.enter_context(Client(self._address, timeout="10s"))
+                    client = stack.enter_context(workers_at(self._address))
                 except (OSError, ValueError, TimeoutError) as error:
                     raise InputError("satellite.scan_no_cluster", address=self._address, reason=str(error)) from error
                 others = {digest for digest in client.run(_worker_code).values() if digest != code_digest()}

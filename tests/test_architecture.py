@@ -33,6 +33,7 @@ GEOEVIDENCE = {
     "raster": CORE | {"crs"},
     "figures": CORE | {"crs", "raster"},
     "comparison": CORE | {"raster"},
+    "cluster": CORE,
     "config": CORE,
     "custody": CORE | {"config"},
     "catalogue": CORE | {"config", "custody"},
@@ -42,8 +43,8 @@ GEOEVIDENCE = {
 }
 NO_ENGINES = {"cv2", "dask", "distributed", "open3d", "pyceres", "pycolmap", "streamlit"}
 NO_ARRAYS = {"trust", "messages", "errors", "types", "config", "custody", "catalogue", "package"}
-ENGINE_MAY_KNOW = {"types", "errors", "messages", "raster", "crs", "figures", "comparison"}
-DASK_ALLOWED = {"drone.split", "satellite.scan"}
+ENGINE_MAY_KNOW = {"types", "errors", "messages", "raster", "crs", "figures", "comparison", "cluster"}
+DASK_ALLOWED = {"geoevidence.cluster", "drone.split", "satellite.scan"}
 
 
 def modules() -> dict[str, Path]:
@@ -87,7 +88,7 @@ def refusal(name: str, target: str) -> str | None:
             return "the core knows neither the engines nor the app"
         if own in NO_ARRAYS and top in HEAVY | NO_ENGINES:
             return f"geoevidence.{own} runs on a bare install"
-        if top in NO_ENGINES:
+        if top in NO_ENGINES and not (top in ("dask", "distributed") and name in DASK_ALLOWED):
             return "the core runs no engine"
         if own == "trust" and not (top in STDLIB or target.startswith("geoevidence.trust")):
             return "the kernel needs the standard library alone"
