@@ -231,15 +231,15 @@ def read_photo(photo: Photo) -> NDArray[np.uint8]:
 class _View:
     """One photo ready for matching. K at full size; C relative to the block's origin; levels[i] is reduced by 2^i more.
 
-    levels: (rows, cols) int16 grey in 1/8 level, -1 = no data. colour: (rows, cols, 3) at levels[0].
+    levels: (rows, cols) int16 grey in 1/8 level, -1 = no data. colour: (rows, cols, 3) uint8 at levels[0].
     """
 
     name: str
     K: NDArray[np.float64]
     R: NDArray[np.float64]
     C: NDArray[np.float64]
-    levels: tuple[NDArray[np.int16], ...]
-    colour: NDArray[np.uint8]
+    levels: tuple[_Stored, ...]
+    colour: _Stored
 
 
 def in_threads(
@@ -376,14 +376,24 @@ def _prepare(
         size = (grey.shape[1] // 2, grey.shape[0] // 2)
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
         inside = cv2.resize(inside.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.999
-    stored = tuple(_stored(folder / f"{photo.name}.{i}.npy", level) for i, level in enumerate(levels))
-    return _View(name=photo.name, K=lens.K, R=R, C=C, levels=stored, colour=_stored(folder / f"{photo.name}.rgb.npy", colour))
+    stored = tuple(_Stored.of(folder / f"{photo.name}.{i}.npy", level) for i, level in enumerate(levels))
+    return _View(name=photo.name, K=lens.K, R=R, C=C, levels=stored, colour=_Stored.of(folder / f"{photo.name}.rgb.npy", colour))
 
 
-def _stored(path: Path, array: NDArray[Any]) -> NDArray[Any]:
-    """The array, moved to a file and mapped: the system keeps in memory what is in use."""
-    np.save(path, array)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """An array in a file, mapped anew whenever it is read, so that only what is in use counts as memory."""
+
+    path: Path
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, path: Path, array: NDArray[Any]) -> _Stored:
+        np.save(path, array)
+        return cls(path, array.shape)
+
+    def read(self) -> NDArray[Any]:
+        return np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False))
 
 
 def _scaled(K: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
@@ -393,16 +403,16 @@ def _scaled(K: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _DepthMap:
-    """inverse: (rows, cols) float32 1/m along the optical axis, 0 = none; sd: its standard deviation, 1/m; likeness: NCC of the
-    second best neighbour (1/250).
+    """inverse: (rows, cols) float32 1/m along the optical axis, 0 = none; sd: float32, its standard deviation, 1/m; likeness: uint8,
+    NCC of the second best neighbour (1/250).
 
     step: 1/m for one px of disparity over the widest base.
     """
 
     K: NDArray[np.float64]
-    inverse: NDArray[np.float32]
-    sd: NDArray[np.float32]
-    likeness: NDArray[np.uint8]
+    inverse: _Stored
+    sd: _Stored
+    likeness: _Stored
     step: float
 
 
@@ -422,8 +432,8 @@ def _depth_map(
         level -= 1
     inverse = np.zeros((0, 0), np.float32)
     while level >= 0:
-        reference = np.ascontiguousarray(view.levels[level])
-        stack = _stack([other.levels[level] for other in neighbours])
+        reference = np.ascontiguousarray(view.levels[level].read())
+        stack = _stack([other.levels[level].read() for other in neighbours])
         factor = config.downscale * 2**level
         A, b = _transfers(view, neighbours, factor)
         step = 1.0 / (K0[0, 0] / 2**level * widest)
@@ -464,9 +474,9 @@ def _depth_map(
     inverse[doubted] = 0
     return _DepthMap(
         K=K0,
-        inverse=_stored(folder / f"{view.name}.depth.npy", inverse),
-        sd=_stored(folder / f"{view.name}.sd.npy", sd),
-        likeness=_stored(folder / f"{view.name}.ncc.npy", likeness),
+        inverse=_Stored.of(folder / f"{view.name}.depth.npy", inverse),
+        sd=_Stored.of(folder / f"{view.name}.sd.npy", sd),
+        likeness=_Stored.of(folder / f"{view.name}.ncc.npy", likeness),
         step=step,
     )
 
@@ -651,25 +661,27 @@ def _fuse(
     names = sorted(maps)
     judges = choose_neighbours(reconstruction, neighbours=_EFFORTS[config.profile].judges, angle_deg=config.neighbour_angle_deg)
     used = {name: np.zeros(maps[name].inverse.shape, np.bool_) for name in names}
-    parts: list[tuple[NDArray[Any], ...]] = []
+    points: list[NDArray[np.float64]] = [np.zeros((0, 3))]
+    colours, counts = [np.zeros((0, 3), np.uint8)], [np.zeros(0, np.uint8)]
+    sds, pixels = [np.zeros(0, np.float32)], []
     likeness = _Likeness()
     for index, name in enumerate(names):
         view, own = views[name], maps[name]
-        inverse = np.asarray(own.inverse)
+        inverse, own_sd = own.inverse.read(), own.sd.read()
         back = view.R.T @ np.linalg.inv(own.K)
-        vote = _Vote.start(inverse, np.asarray(own.sd))
+        vote = _Vote.start(inverse, own_sd)
         others = [other for other in judges[name] if other in maps]
         transfers = []
         for bit, other in enumerate(others):
             P = maps[other].K @ views[other].R
             transfers.append((P @ back, P @ (view.C - views[other].C)))
             limit = config.agreement_px * maps[other].step
-            peer = np.asarray(maps[other].inverse), np.asarray(maps[other].sd)
-            compare_maps(inverse, np.asarray(own.sd), *peer, *transfers[-1], limit, config.agreement_depth, bit, *vote)
+            peer = maps[other].inverse.read(), maps[other].sd.read()
+            compare_maps(inverse, own_sd, *peer, *transfers[-1], limit, config.agreement_depth, bit, *vote)
         # Each map rests on three photos; where no more than three see the place, two clear maps that nobody contradicts must do.
         # They must see it too if it were higher: a roof that only two photos show would else be matched, with a third
         # photo, at the lower height where three show something.
-        clear = (np.asarray(own.likeness) >= 250 * config.clear_ncc) & (vote.against == 0) & (vote.agree == 2) & (inverse > 0)
+        clear = (own.likeness.read() >= 250 * config.clear_ncc) & (vote.against == 0) & (vote.agree == 2) & (inverse > 0)
         row, col = np.nonzero(clear)
         higher = (
             np.stack([col + 0.5, row + 0.5, np.ones(len(row))]) * (1 - config.rim_headroom) / inverse[clear].astype(np.float64)
@@ -690,29 +702,34 @@ def _fuse(
         row, col = np.nonzero(keep)
         depth, count, weight = 1.0 / inverse[keep].astype(np.float64), vote.agree[keep].astype(np.float64), vote.weight[keep]
         mean = vote.total[keep] / weight
-        points = (back @ (np.stack([col + 0.5, row + 0.5, np.ones(len(row))]) * (depth + mean))).T + view.C + origin
+        points.append((back @ (np.stack([col + 0.5, row + 0.5, np.ones(len(row))]) * (depth + mean))).T + view.C + origin)
         # What the peaks promise, corrected by what the maps' scatter says, the promise counting as much as four maps.
-        likeness.add(vote, inverse, np.asarray(own.sd))
+        likeness.add(vote, inverse, own_sd)
         scatter = np.maximum(vote.square[keep] - weight * mean**2, 0)
         variance = config.sd_factor**2 * (4 + scatter) / (3 + count) / weight
         # Relief smaller than the window is smoothed away in all maps alike.
         relief = _relief(inverse, 2 * config.window_radius + 1)[keep] * depth**2
         sd = np.sqrt(variance + (config.relief_factor * relief) ** 2)
-        parts.append((points, np.asarray(view.colour)[keep], vote.agree[keep], sd.astype(np.float32)))
+        colours.append(view.colour.read()[keep])
+        counts.append(vote.agree[keep])
+        sds.append(sd.astype(np.float32))
+        if (inverse > 0).any():
+            pixels.append(1.0 / (float(np.median(inverse[inverse > 0])) * own.K[0, 0]))
         progress("drone.stage_fuse", (index + 1) / len(names))
     return DenseCloud(
-        points=np.concatenate([np.zeros((0, 3)), *(p[0] for p in parts)]),
-        colours=np.concatenate([np.zeros((0, 3), np.uint8), *(p[1] for p in parts)]),
-        views=np.concatenate([np.zeros(0, np.uint8), *(p[2] for p in parts)]),
-        height_sd=np.concatenate([np.zeros(0, np.float32), *(p[3] for p in parts)]),
-        correlation_m=likeness.range_m(
-            [
-                1.0 / (float(np.median(w[w > 0])) * maps[name].K[0, 0])
-                for name in names
-                if ((w := np.asarray(maps[name].inverse)) > 0).any()
-            ]
-        ),
+        points=_emptied(points),
+        colours=_emptied(colours),
+        views=_emptied(counts),
+        height_sd=_emptied(sds),
+        correlation_m=likeness.range_m(pixels),
     )
+
+
+def _emptied(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """The parts as one array; the list lets go of them, so that not all columns are there twice."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
 
 
 _LAGS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 26, 32)
