@@ -2,12 +2,11 @@
 
 In: a file or folder. Out: a `Stack` whose scenes are the dates, and windows of stored numbers of many dates at once, with
 what could not be decoded told apart chunk by chunk. Numbers stay as stored (their packing becomes scale and offset).
-Zarr format 2 is read by GDAL's own driver; format 3 is refused in words. Pickles are never loaded.
+Pickles are never loaded.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS
 from rasterio.errors import RasterioError
-from rasterio.windows import Window
 
 from geoevidence.crs import parse_crs, transformer
 from geoevidence.errors import ConfigError, CrsError, FormatError
@@ -29,10 +26,13 @@ from geoevidence.raster import Grid
 from satellite.stack import Stack, StackSpec, file_sha256, make_stack, spec_for
 from satellite.strict import read_json
 from satellite.types import Asset, Scene
+from satellite.zarrstore import ZarrArray, read_arrays
 
 SERIES = frozenset({"netcdf", "zarr", "eopatch"})
 """Layouts whose files hold many dates."""
 _QUALITY_NAMES = ("scl", "quality")
+_LONGEST_AXIS = 10_000_000
+"""Most places along an axis: 100 000 km of 10 m, or 27 000 years of days."""
 Place = tuple[int, int, int, int]
 
 
@@ -236,41 +236,26 @@ def _crs_of(wkt: str, near: tuple[float, float]) -> CRS:
     return entry if np.allclose(here, there, rtol=0, atol=1e-9) else crs
 
 
-# Zarr, format 2 -------------------------------------------------------------------------------------------------------
-
-_ZARR_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-
-
-def is_zarr(folder: Path) -> bool:
-    """Whether a folder is a Zarr store (of any format)."""
-    return any((folder / name).is_file() for name in (".zgroup", ".zmetadata", "zarr.json"))
+# Zarr -----------------------------------------------------------------------------------------------------------------
 
 
 def read_zarr(folder: Path, stated: Mapping[str, Any]) -> Stack:
-    """The stack of a Zarr cube of format 2: arrays with `_ARRAY_DIMENSIONS` (time, y, x), as xarray writes them."""
-    if (folder / "zarr.json").is_file():
-        raise FormatError("satellite.zarr_3", path=folder.name)
+    """The stack of a Zarr cube: arrays with the dimensions (time, y, x), as xarray writes them. Raises as `read_scenes`."""
     files = _tree_digests(folder)
     spec = spec_for(folder.parent, stated, StackSpec(), files)
-    arrays = {path.parent.name: path.parent for path in sorted(folder.glob("*/.zarray"))}
     layers: dict[str, _Layer] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     coordinates: dict[str, Any] = {}
-    for name, place in arrays.items():
-        described = read_json(place / ".zarray")
-        attrs = read_json(place / ".zattrs") if (place / ".zattrs").is_file() else {}
-        if not isinstance(attrs, dict) or not _ZARR_NAME.fullmatch(name) or not _is_array(described):
-            raise FormatError("core.cannot_read", path=f"{folder.name}/{name}", reason=".zarray")
-        dims = attrs.get("_ARRAY_DIMENSIONS")
-        if dims == ["time", "y", "x"]:
-            fill = described.get("fill_value")
-            known = {**attrs, "_FillValue": attrs.get("_FillValue", None if isinstance(fill, (str, bool)) else fill)}
-            layers[name] = _layer(name, np.dtype(described["dtype"]).name, known)
-            shapes[name] = tuple(described["shape"])
-        elif name in ("time", "x", "y") and dims == [name]:
-            coordinates[name] = (name, _zarr_line(folder, name), attrs)
+    for name, array in read_arrays(folder).items():
+        if array.dims == ("time", "y", "x"):
+            layers[name] = _layer(name, array.dtype, array.attributes)
+            shapes[name] = array.shape
+        elif name in ("time", "x", "y") and array.dims == (name,):
+            if array.shape[0] > _LONGEST_AXIS:
+                raise FormatError("core.cannot_read", path=f"{folder.name}/{name}", reason=str(array.shape))
+            coordinates[name] = (name, array.read(slice(None)), array.attributes)
         elif name in ("spatial_ref", "crs", "transverse_mercator"):
-            coordinates[name] = ((), np.int32(0), attrs)
+            coordinates[name] = ((), np.int32(0), array.attributes)
     try:
         dataset = xr.decode_cf(xr.Dataset(coords=coordinates), mask_and_scale=False)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -283,19 +268,8 @@ def read_zarr(folder: Path, stated: Mapping[str, Any]) -> Stack:
     if spec.scale is None:
         seen = _samples(folder, [layers[name] for name in spec.bands], len(times), grid.shape)
         spec = replace(spec, scale=_unit_scale(folder.name, seen))
-    digest = files.get(f"{folder.name}/.zgroup", "")
+    digest = next((files[key] for key in (f"{folder.name}/zarr.json", f"{folder.name}/.zgroup") if key in files), "")
     return make_stack("zarr", spec, _dated_scenes(folder, digest, times, grid, spec, layers), files, folder.name)
-
-
-def _is_array(described: Any) -> bool:
-    """Whether a `.zarray` says a shape, chunks and a plain type."""
-    if not isinstance(described, dict):
-        return False
-    shape, chunks = described.get("shape"), described.get("chunks")
-    if not isinstance(shape, list) or not isinstance(chunks, list) or len(shape) != len(chunks):
-        return False
-    whole = all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in (*shape, *chunks))
-    return whole and bool(re.fullmatch(r"[<>|][biuf][1248]", str(described.get("dtype"))))
 
 
 def _tree_digests(folder: Path) -> dict[str, str]:
@@ -308,23 +282,6 @@ def _tree_digests(folder: Path) -> dict[str, str]:
         if path.is_file():
             digests[f"{folder.name}/{path.relative_to(folder).as_posix()}"] = file_sha256(path)
     return digests
-
-
-def _open_zarr(folder: Path, name: str) -> rasterio.io.DatasetReader:
-    if '"' in str(folder) or not _ZARR_NAME.fullmatch(name):
-        raise FormatError("core.cannot_read", path=folder.name, reason=name)
-    try:
-        return rasterio.open(f'ZARR:"{folder.absolute()}":/{name}', driver="Zarr", sharing=False)
-    except RasterioError as error:
-        raise FormatError("core.cannot_read", path=f"{folder.name}/{name}", reason=str(error)) from error
-
-
-def _zarr_line(folder: Path, name: str) -> NDArray[Any]:
-    with _open_zarr(folder, name) as dataset:
-        try:
-            return np.asarray(dataset.read(1)[0])
-        except (RasterioError, ValueError, IndexError) as error:
-            raise FormatError("core.cannot_read", path=f"{folder.name}/{name}", reason=str(error)) from error
 
 
 # eo-learn patch -------------------------------------------------------------------------------------------------------
@@ -424,7 +381,7 @@ class LayerFiles:
 
     def __init__(self) -> None:
         self._netcdf: dict[Path, xr.Dataset] = {}
-        self._zarr: dict[tuple[Path, str], rasterio.io.DatasetReader] = {}
+        self._zarr: dict[Path, dict[str, ZarrArray]] = {}
 
     def __enter__(self) -> LayerFiles:
         return self
@@ -434,7 +391,7 @@ class LayerFiles:
 
     def close(self) -> None:
         """Close all files."""
-        for dataset in (*self._netcdf.values(), *self._zarr.values()):
+        for dataset in self._netcdf.values():
             dataset.close()
         self._netcdf.clear()
         self._zarr.clear()
@@ -468,28 +425,23 @@ class LayerFiles:
         return _load_parts(load, len(times), place, sizes, assets[0].dtype)
 
     def _read_zarr(self, assets: Sequence[Asset], place: Place) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        path, name = assets[0].path, assets[0].layer
+        path = assets[0].path
         assert path is not None
-        positions = np.array([asset.position for asset in assets])
-        depth, height, width = read_json(path / name / ".zarray")["chunks"]
+        if path not in self._zarr:
+            self._zarr[path] = read_arrays(path)
+        array = self._zarr[path][assets[0].layer]
+        positions = np.array([asset.position - 1 for asset in assets], np.int64)
+        depth, height, width = array.chunks
         raw = np.zeros((len(positions), *place[2:]), assets[0].dtype)
         lost = np.zeros(raw.shape, bool)
-        # One chunk a call: the driver keeps one decoded, which holds many dates. After a chunk that fails it must be opened
-        # again: asked for the next date of that chunk it would hand out what it held before, as if it were good.
         for rows, cols in _blocks(place, height, width):
-            window = Window(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)  # type: ignore[call-arg]
             inside = (slice(rows.start - place[0], rows.stop - place[0]), slice(cols.start - place[1], cols.stop - place[1]))
-            for chunk in np.unique((positions - 1) // depth):
-                dates = np.flatnonzero((positions - 1) // depth == chunk)
-                if (path, name) not in self._zarr:
-                    self._zarr[path, name] = _open_zarr(path, name)
+            for chunk in np.unique(positions // depth):
+                dates = np.flatnonzero(positions // depth == chunk)
                 try:
-                    part = self._zarr[path, name].read(positions[dates].tolist(), window=window)
-                except (RasterioError, ValueError, IndexError):
-                    self._zarr.pop((path, name)).close()
+                    raw[dates, *inside] = array.read(positions[dates], rows, cols)
+                except FormatError:
                     lost[dates, *inside] = True
-                else:
-                    raw[dates, *inside] = part
         return raw, lost
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from geoevidence.errors import ConfigError, CrsError, FormatError
 from geoevidence.types import Message, decimal_text
 from satellite.assets import AssetReader, settled
-from satellite.cubefiles import is_zarr, read_eopatch, read_netcdf, read_zarr, wanted_bands
+from satellite.cubefiles import read_eopatch, read_netcdf, read_zarr, wanted_bands
 from satellite.products import is_landsat, is_safe, read_products
 from satellite.scene_checks import checked_values
 from satellite.stac import is_stac, read_stac
@@ -38,6 +38,7 @@ from satellite.stack import (
     tiles,
 )
 from satellite.types import Asset, Observed, Scene
+from satellite.zarrstore import is_zarr
 
 _TIFF = (".tif", ".tiff")
 _CUBES = (".nc", ".nc4")

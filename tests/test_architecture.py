@@ -19,7 +19,7 @@ PACKAGES = ("geoevidence", "drone", "satellite", "app")
 STDLIB = sys.stdlib_module_names
 HEAVY = {
     "cv2", "dask", "distributed", "geopandas", "h5netcdf", "h5py", "matplotlib", "numba", "numpy", "odc", "open3d", "pandas", "pyceres",
-    "pycolmap", "pyogrio", "pyproj", "rasterio", "rio_tiler", "scipy", "shapely", "streamlit", "trimesh", "typst", "xarray",
+    "pycolmap", "pyogrio", "pyproj", "rasterio", "rio_tiler", "scipy", "shapely", "streamlit", "trimesh", "typst", "xarray", "zarr",
 }  # fmt: skip
 
 # Parts of geoevidence that each part may know, itself left out. A name stands for the module and what lies in it.

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from pyproj import CRS
 from rasterio.windows import Window
 
@@ -149,6 +150,24 @@ def write_zarr(folder: Path, *, chunks: tuple[int, int, int] = (3, 10, 12), crs:
     return folder
 
 
+def write_zarr_3(folder: Path, stored: dict[str, Any], values: np.ndarray | None = None) -> Path:
+    """A Zarr 3 store by the library, named as xarray names things; `stored`: how the array of values is laid out."""
+    group = zarr.open_group(folder, mode="w", zarr_format=3)
+    cube = ("time", "y", "x")
+    packing = {"scale_factor": 0.0002, "add_offset": -0.05} if values is None else {}
+    values = stored_numbers() if values is None else values
+    attributes = {**packing, **stored.get("attributes", {})}
+    group.create_array("red", data=values, dimension_names=cube, **{**stored, "attributes": attributes})
+    group.create_array("quality", data=np.full((TIMES, ROWS, COLS), 4, np.uint8), dimension_names=cube, chunks=(3, 10, 12))
+    days = np.array([0, 5, 10, 15, 20, 25], np.int64)
+    units = {"units": "days since 2021-01-01", "calendar": "proleptic_gregorian"}
+    group.create_array("time", data=days, dimension_names=("time",), attributes=units)
+    group.create_array("y", data=3299995.0 - 10 * np.arange(ROWS), dimension_names=("y",))
+    group.create_array("x", data=500005.0 + 10 * np.arange(COLS), dimension_names=("x",))
+    group.create_array("spatial_ref", data=np.array([0]), attributes={"crs_wkt": WKT})
+    return folder
+
+
 def test_a_zarr_cube_is_the_same_cube(tmp_path: Path) -> None:
     stack = read_scenes(write_zarr(tmp_path / "cube.zarr", scale_factor=0.0002, add_offset=-0.05))
     assert (stack.layout, stack.storage.dtype, len(stack.days)) == ("zarr", "int16", 6)
@@ -176,13 +195,89 @@ def test_a_zarr_chunk_that_is_damaged_or_absent(tmp_path: Path) -> None:
     assert (cube.observed[:3, 10:, :12] == Observed.NOT_OBSERVED).all()
 
 
+def test_a_missing_zarr_chunk_that_the_format_does_not_define_was_not_read(tmp_path: Path) -> None:
+    folder = write_zarr(tmp_path / "cube.zarr", scale_factor=0.0002)
+    described = json.loads((folder / "red" / ".zarray").read_text())
+    (folder / "red" / ".zarray").write_text(json.dumps({**described, "fill_value": None}))
+    (folder / "red" / "0.1.0").unlink()
+    cube = read_block(read_scenes(folder))
+    failed = np.zeros((TIMES, ROWS, COLS), bool)
+    failed[:3, 10:, :12] = True
+    assert np.array_equal(cube.observed == Observed.FAILED_READ, failed)
+
+
+SHARDED = {"chunks": (1, 10, 12), "shards": (3, 20, 24)}
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"chunks": (3, 10, 12)},
+        {"chunks": (3, 10, 12), "compressors": zarr.codecs.BloscCodec(cname="lz4")},
+        {"chunks": (6, 20, 24), "compressors": zarr.codecs.GzipCodec()},
+        SHARDED,
+    ],
+    ids=["zstd", "blosc", "gzip", "shards"],
+)
+def test_zarr_3_as_the_library_writes_it(tmp_path: Path, stored: dict[str, Any]) -> None:
+    folder = write_zarr_3(tmp_path / "three.zarr", stored)
+    stack = read_scenes(folder)
+    assert (stack.layout, stack.storage.dtype, len(stack.days)) == ("zarr", "int16", 6)
+    cube = read_block(stack)
+    assert np.array_equal(cube.stored[:, 0], stored_numbers() - 250) and (cube.observed == Observed.CLEAR).all()
+    part = read_block(stack, Window(8, 6, 9, 7))
+    assert np.array_equal(part.stored, cube.stored[:, :, 6:13, 8:17])
+    assert f"{folder.name}/zarr.json" in stack.files
+
+
+def test_damage_in_a_zarr_3_store(tmp_path: Path) -> None:
+    folder = write_zarr_3(tmp_path / "three.zarr", {"chunks": (3, 10, 12), "fill_value": -1, "attributes": {"_FillValue": -1}})
+    (folder / "red" / "c" / "1" / "0" / "1").write_bytes(b"no zstd")
+    (folder / "red" / "c" / "0" / "1" / "0").unlink()
+    cube = read_block(read_scenes(folder))
+    failed = np.zeros((TIMES, ROWS, COLS), bool)
+    failed[3:, :10, 12:] = True
+    assert np.array_equal(cube.observed == Observed.FAILED_READ, failed)
+    assert (cube.observed[:3, 10:, :12] == Observed.NOT_OBSERVED).all()
+    sharded = write_zarr_3(tmp_path / "shards.zarr", SHARDED)
+    shard = sharded / "red" / "c" / "0" / "0" / "0"
+    shard.write_bytes(shard.read_bytes()[:-8])  # the index of a shard stands at its end
+    cube = read_block(read_scenes(sharded))
+    assert (cube.observed[:3, :20, :24] == Observed.FAILED_READ).all() and (cube.observed[3:] == Observed.CLEAR).all()
+
+
+def test_fill_values_of_floats_in_zarr_3(tmp_path: Path) -> None:
+    """xarray writes them as base64 of a double; this one is the -9999.0 of its own output."""
+    values = np.full((TIMES, ROWS, COLS), 0.25, np.float32)
+    values[2, 3, 4] = -9999.0
+    stored = {"chunks": (6, 20, 24), "attributes": {"_FillValue": "AAAAAICHw8A="}}
+    cube = read_block(read_scenes(write_zarr_3(tmp_path / "three.zarr", stored, values)))
+    missing = np.zeros(values.shape, bool)
+    missing[2, 3, 4] = True
+    assert np.array_equal(cube.observed == Observed.NOT_OBSERVED, missing)
+
+
+def test_codecs_that_could_run_code_are_not_let_in(tmp_path: Path) -> None:
+    second = write_zarr(tmp_path / "two.zarr", scale_factor=0.0002)
+    described = json.loads((second / "red" / ".zarray").read_text())
+    (second / "red" / ".zarray").write_text(json.dumps({**described, "filters": [{"id": "pickle"}]}))
+    third = write_zarr_3(tmp_path / "three.zarr", SHARDED)
+    described = json.loads((third / "red" / "zarr.json").read_text())
+    described["codecs"][0]["configuration"]["codecs"].append({"name": "numcodecs.pickle", "configuration": {}})
+    (third / "red" / "zarr.json").write_text(json.dumps(described))
+    for folder, codec in ((second, "pickle"), (third, "numcodecs.pickle")):
+        with pytest.raises(FormatError) as caught:
+            read_scenes(folder)
+        assert (caught.value.message_id, caught.value.values["codec"]) == ("satellite.zarr_codec", codec)
+
+
 def test_zarr_stores_that_are_refused(tmp_path: Path) -> None:
-    third = tmp_path / "three.zarr"
-    third.mkdir()
-    (third / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    empty = tmp_path / "three.zarr"
+    empty.mkdir()
+    (empty / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
     with pytest.raises(FormatError) as caught:
-        read_scenes(third)
-    assert caught.value.message_id == "satellite.zarr_3"
+        read_scenes(empty)
+    assert caught.value.message_id == "satellite.no_layers"
     linked = write_zarr(tmp_path / "linked.zarr")
     (tmp_path / "secret").write_bytes(b"x")
     (linked / "red" / "0.0.0").unlink()
