@@ -26,14 +26,18 @@ Ints = NDArray[np.int64]
 class Block:
     """Unknowns and observations.
 
-    R: (P, 3, 3) world-to-camera; C: (P, 3) m; params: (K, 8) as `drone.camera`; X: (N, 3) m, tie points, then control points.
+    R: (P, 3, 3) world-to-camera; C: (P, 3) m, when the middle row is read; params: (K, 9) as `drone.camera`, then the read-out time, s.
+    velocity: (P, 3) m/s, held; slip: (P, 3) m, by which a photo's motion during the read-out differs from that. X: (N, 3) m, tie points, then control points.
     offset: (3,) m, GPS minus truth. photo, camera, point: (M,) indices; pixel, pixel_sd: (M, 2) px.
+    phase: (M,) when the row of the pixel is read, in read-out times from the middle row (-1/2 first row, 1/2 last row).
     share: (M,) what part of an independent observation each one counts for. group: (M,) of observations with one noise.
     """
 
     R: Array
     C: Array
     params: Array
+    velocity: Array
+    slip: Array
     X: Array
     offset: Array
     photo: Ints
@@ -41,6 +45,7 @@ class Block:
     point: Ints
     pixel: Array
     pixel_sd: Array
+    phase: Array
     share: Array
     group: Ints
 
@@ -51,7 +56,8 @@ class Priors:
 
     gps, gps_sd: (P, 3) m, NaN where none; offset_sd: (3,) m. control, control_sd: (G, 3) m, the last G rows of X.
     down: (P, 3) stated viewing directions, NaN where none; down_sd: (P,) rad per component.
-    params, params_sd: (K, 8). free: (8, F), from free camera parameters to all: a zero row holds a parameter.
+    slip_sd: (P,) m, about zero; slips are unknowns where the read-out time is free.
+    params, params_sd: (K, 9). free: (9, F), from free camera parameters to all: a zero row holds a parameter.
     """
 
     gps: Array
@@ -61,16 +67,22 @@ class Priors:
     control_sd: Array
     down: Array
     down_sd: Array
+    slip_sd: Array
     params: Array
     params_sd: Array
     free: Array
+
+    @property
+    def pose(self) -> int:
+        """Unknowns of a photo: rotation and centre, and the slip where the read-out time is free."""
+        return 9 if self.free[8].any() else 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reduced:
     """Normal equations S x = -s after elimination of the points.
 
-    Unknowns: free parameters of each camera, then (rotation, centre) of each photo, then the GPS offset.
+    Unknowns: free parameters of each camera, then (rotation, centre, slip if free) of each photo, then the GPS offset.
     """
 
     S: Array
@@ -82,32 +94,40 @@ class Reduced:
 
 def local_points(block: Block) -> Array:
     """(M, 3) observed points in camera axes, m."""
-    return np.asarray(np.einsum("mij,mj->mi", block.R[block.photo], block.X[block.point] - block.C[block.photo]))
+    return np.asarray(np.einsum("mij,mj->mi", block.R[block.photo], block.X[block.point] - row_centres(block)))
+
+
+def row_centres(block: Block) -> Array:
+    """(M, 3) where the camera is while the row of each observation is read, m."""
+    motion = block.params[block.camera, 8, None] * block.velocity[block.photo] + block.slip[block.photo]
+    return np.asarray(block.C[block.photo] + block.phase[:, None] * motion)
 
 
 def residuals(block: Block) -> Array:
     """Projected minus observed pixels (M, 2)."""
-    return project_camera_points(block.params[block.camera], local_points(block)) - block.pixel
+    return project_camera_points(block.params[block.camera, :8], local_points(block)) - block.pixel
 
 
-def _prior_residuals(block: Block, priors: Priors) -> tuple[Array, Array, Array, Array]:
-    """Of positions (P, 3), viewing directions (P, 2), control points (G, 3) and cameras (K, 8), in sigmas."""
+def _prior_residuals(block: Block, priors: Priors) -> tuple[Array, Array, Array, Array, Array]:
+    """Of positions (P, 3), viewing directions (P, 2), control points (G, 3), cameras (K, 9) and slips (P, 3), in sigmas."""
     gps = np.nan_to_num((block.C + block.offset - priors.gps) / priors.gps_sd)
     control = (block.X[len(block.X) - len(priors.control) :] - priors.control) / priors.control_sd
     down = np.nan_to_num((block.R[:, 2, :2] - priors.down[:, :2]) / priors.down_sd[:, None])
-    return gps, down, control, (block.params - priors.params) / priors.params_sd
+    return gps, down, control, (block.params - priors.params) / priors.params_sd, block.slip / priors.slip_sd[:, None]
 
 
 def _cost(block: Block, priors: Priors, huber: float) -> float:
     local = local_points(block)
     if not (local[:, 2] > 0).all():
         return math.inf
-    r = np.linalg.norm((project_camera_points(block.params[block.camera], local) - block.pixel) / block.pixel_sd, axis=1)
+    r = np.linalg.norm((project_camera_points(block.params[block.camera, :8], local) - block.pixel) / block.pixel_sd, axis=1)
     robust = (block.share * np.where(r <= huber, r * r, 2 * huber * r - huber * huber)).sum()
-    gps, down, control, camera = _prior_residuals(block, priors)
+    gps, down, control, camera, slip = _prior_residuals(block, priors)
     held = ~priors.free.any(axis=1)
     camera[:, held] = 0
     known = (gps**2).sum() + (down**2).sum() + (control**2).sum() + (camera**2).sum()
+    if priors.pose == 9:
+        known += (slip**2).sum()
     cost = float(robust + known + ((block.offset / priors.offset_sd) ** 2).sum())
     return cost if math.isfinite(cost) else math.inf
 
@@ -119,20 +139,21 @@ def _cross(v: Array) -> Array:
 
 
 @njit(cache=True)
-def linearised(R, C, params, X, photo, camera, point, pixel, pixel_sd, share, free, huber):  # type: ignore[no-untyped-def]
-    """Weighted residuals (M, 2), their derivatives by (free camera parameters, rotation, centre) (M, 2, F + 6) and by the
-    point (M, 2, 3). The model is that of `drone.camera`; a turn w of the camera is R <- exp(w) R.
+def linearised(R, C, params, velocity, slip, X, photo, camera, point, pixel, pixel_sd, phase, share, free, pose, huber):  # type: ignore[no-untyped-def]
+    """Weighted residuals (M, 2), their derivatives by (free camera parameters, rotation, centre, and slip if pose is 9)
+    (M, 2, F + pose) and by the point (M, 2, 3). The model is that of `drone.camera`, from where the camera is while the row of the pixel
+    is read; a turn w of the camera is R <- exp(w) R.
     """
     count, width = len(photo), free.shape[1]
     residual = np.empty((count, 2))
-    left = np.empty((count, 2, width + 6))
+    left = np.empty((count, 2, width + pose))
     right = np.empty((count, 2, 3))
-    d_params = np.zeros((2, 8))
+    d_params = np.zeros((2, 9))
     d_local = np.empty((2, 3))
     for o in range(count):
         r = R[photo[o]]
-        fx, fy, cx, cy, k1, k2, p1, p2 = params[camera[o]]
-        d = X[point[o]] - C[photo[o]]
+        fx, fy, cx, cy, k1, k2, p1, p2, readout = params[camera[o]]
+        d = X[point[o]] - C[photo[o]] - phase[o] * (readout * velocity[photo[o]] + slip[photo[o]])
         lx = r[0, 0] * d[0] + r[0, 1] * d[1] + r[0, 2] * d[2]
         ly = r[1, 0] * d[0] + r[1, 1] * d[1] + r[1, 2] * d[2]
         lz = r[2, 0] * d[0] + r[2, 1] * d[1] + r[2, 2] * d[2]
@@ -159,34 +180,43 @@ def linearised(R, C, params, X, photo, camera, point, pixel, pixel_sd, share, fr
         for e in range(2):
             weight = root / pixel_sd[o, e]
             residual[o, e] *= root
+            a, b, c3 = d_local[e, 0], d_local[e, 1], d_local[e, 2]
+            d_params[e, 8] = 0.0
+            for k in range(3):
+                d_params[e, 8] -= phase[o] * velocity[photo[o], k] * (a * r[0, k] + b * r[1, k] + c3 * r[2, k])
             for c in range(width):
                 total = 0.0
-                for k in range(8):
+                for k in range(9):
                     total += d_params[e, k] * free[k, c]
                 left[o, e, c] = total * weight
-            a, b, c3 = d_local[e, 0], d_local[e, 1], d_local[e, 2]
             left[o, e, width] = (c3 * ly - b * lz) * weight
             left[o, e, width + 1] = (a * lz - c3 * lx) * weight
             left[o, e, width + 2] = (b * lx - a * ly) * weight
             for k in range(3):
                 right[o, e, k] = (a * r[0, k] + b * r[1, k] + c3 * r[2, k]) * weight
                 left[o, e, width + 3 + k] = -right[o, e, k]
+                if pose == 9:
+                    left[o, e, width + 6 + k] = -phase[o] * right[o, e, k]
     return residual, left, right
 
 
-def _jacobians(block: Block, free: Array, huber: float) -> Any:
+def _jacobians(block: Block, free: Array, pose: int, huber: float) -> Any:
     return linearised(
         block.R,
         block.C,
         block.params,
+        block.velocity,
+        block.slip,
         block.X,
         block.photo,
         block.camera,
         block.point,
         block.pixel,
         block.pixel_sd,
+        block.phase,
         block.share,
         free,
+        pose,
         huber,
     )
 
@@ -343,21 +373,21 @@ def covariance_of(matrix: Array) -> Array:
 def reduced(block: Block, priors: Priors, *, huber: float, damping: float = 0.0, jacobians: Any = None) -> Reduced:
     """The reduced normal equations at `block`; `damping` multiplies the diagonal (Marquardt)."""
     photos, cameras, points = len(block.C), len(block.params), len(block.X)
-    free = priors.free.shape[1]
-    size = cameras * free + photos * 6 + 3
-    residual, left, right = _jacobians(block, priors.free, huber) if jacobians is None else jacobians
+    free, pose = priors.free.shape[1], priors.pose
+    size = cameras * free + photos * pose + 3
+    residual, left, right = _jacobians(block, priors.free, pose, huber) if jacobians is None else jacobians
     cols = np.concatenate(
-        [block.camera[:, None] * free + np.arange(free), cameras * free + block.photo[:, None] * 6 + np.arange(6)], axis=1
+        [block.camera[:, None] * free + np.arange(free), cameras * free + block.photo[:, None] * pose + np.arange(pose)], axis=1
     )
     order = np.argsort(block.point, kind="stable")
     start = np.concatenate([[0], np.cumsum(np.bincount(block.point, minlength=points))])
     S, s, V, h = np.zeros((size, size)), np.zeros(size), np.zeros((points, 3, 3)), np.zeros((points, 3))
 
-    gps, down, control, camera = _prior_residuals(block, priors)
+    gps, down, control, camera, slip = _prior_residuals(block, priors)
     base, offset = cameras * free, size - 3
     has = np.flatnonzero(np.isfinite(priors.gps[:, 0]))
     for axis in range(3):
-        at, last = base + has * 6 + 3 + axis, offset + axis
+        at, last = base + has * pose + 3 + axis, offset + axis
         weight = 1 / priors.gps_sd[has, axis] ** 2
         scaled = gps[has, axis] / priors.gps_sd[has, axis]
         S[at, at] += weight
@@ -369,13 +399,18 @@ def reduced(block: Block, priors: Priors, *, huber: float, damping: float = 0.0,
     for i in np.flatnonzero(np.isfinite(priors.down[:, 0])):
         # A turn w moves the viewing direction, the third row of R, by -w_y R[0] + w_x R[1].
         turn = np.stack([block.R[i, 1, :2], -block.R[i, 0, :2]], axis=1) / priors.down_sd[i]
-        at = slice(base + 6 * i, base + 6 * i + 2)
+        at = slice(base + pose * i, base + pose * i + 2)
         S[at, at] += turn.T @ turn
         s[at] += turn.T @ down[i]
     for k in range(cameras):
         at = slice(k * free, (k + 1) * free)
         S[at, at] += priors.free.T @ (priors.free / priors.params_sd[k][:, None] ** 2)
         s[at] += priors.free.T @ (camera[k] / priors.params_sd[k])
+    if pose == 9:
+        for axis in range(3):
+            own = base + np.arange(photos) * pose + 6 + axis
+            S[own, own] += 1 / priors.slip_sd**2
+            s[own] += slip[:, axis] / priors.slip_sd
     first = points - len(priors.control)
     for axis in range(3):
         V[first:, axis, axis] += 1 / priors.control_sd[:, axis] ** 2
@@ -418,29 +453,30 @@ def adjust(block: Block, priors: Priors, *, huber: float, iterations: int, toler
     Ends when a step of poses, cameras and datum is worth less than `tolerance`, as a chi-square: 0.01 moves none
     of them by more than a tenth of its sd. Single points may still creep along their rays; they carry no weight.
     """
-    cameras, free = len(block.params), priors.free.shape[1]
+    cameras, free, width = len(block.params), priors.free.shape[1], priors.pose
     camera_of = np.zeros(len(block.C), np.int64)
     camera_of[block.photo] = block.camera
     damping, cost = 1e-6, _cost(block, priors, huber)
     for _ in range(iterations):
-        jacobians = _jacobians(block, priors.free, huber)
+        jacobians = _jacobians(block, priors.free, width, huber)
         while True:
             normal = reduced(block, priors, huber=huber, damping=damping, jacobians=jacobians)
             step = -solved(normal.S, normal.s[:, None])[:, 0]
             new, trial = math.inf, block
             if np.isfinite(step).all():
-                pose = step[cameras * free : -3].reshape(-1, 6)
+                pose = step[cameras * free : -3].reshape(-1, width)
                 change = step[: cameras * free].reshape(cameras, free) @ priors.free.T
                 # Turns and distortion act on pixels times the focal length; where that changes as well, they change by as much
                 # less. Along the valley in which focal length and depth trade, full steps are then good ones.
                 less = block.params[:, 0] / np.maximum(block.params[:, 0] + change[:, 0], 1e-3 * block.params[:, 0])
-                change[:, 4:] *= less[:, None]
+                change[:, 4:8] *= less[:, None]
                 turn = pose[:, :3] * less[camera_of][:, None]
                 trial = replace(
                     block,
                     params=block.params + change,
                     R=rotations(turn) @ block.R,
-                    C=block.C + pose[:, 3:],
+                    C=block.C + pose[:, 3:6],
+                    slip=block.slip + pose[:, 6:] if width == 9 else block.slip,
                     offset=block.offset + step[-3:],
                     X=block.X + point_steps(normal, step),
                 )

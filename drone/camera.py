@@ -47,12 +47,30 @@ def project_camera_points(params: Array, points: Array) -> Array:
     return np.stack([fx * u + cx, fy * v + cy], axis=1)
 
 
+def in_reach(params: Array, points: Array) -> NDArray[np.bool_]:
+    """(N,) whether points (N, 3) in camera axes lie before the camera and where its distortion is one-to-one; `params` is (8,) or (N, 8).
+
+    Farther out the polynomials fold back, and what lies far beside a photo would project into it. The bound is the first radius at which
+    r (1 + k1 r^2 + k2 r^4) stops growing.
+    """
+    k1, k2 = params[..., 4], params[..., 5]
+    depth = points[:, 2]
+    ahead = depth > 0
+    s = (points[:, 0] ** 2 + points[:, 1] ** 2) / np.where(ahead, depth, 1.0) ** 2
+    # 1 + 3 k1 s + 5 k2 s^2 is positive from 0 to s: at its ends, and at its lowest place where that lies between.
+    grows = 1 + s * (3 * k1 + 5 * k2 * s) > 0
+    lowest = np.where(k2 > 0, -0.3 * k1 / np.where(k2 > 0, k2, 1.0), -1.0)
+    grows &= ~((lowest > 0) & (lowest < s)) | (1 + 1.5 * k1 * lowest > 0)
+    return np.asarray(ahead & grows)
+
+
 def project(camera: Camera, pose: Pose, points: Array) -> Array:
-    """Pixels (N, 2) as (col, row) of world points (N, 3); NaN for points behind the camera."""
+    """Pixels (N, 2) as (col, row) of world points (N, 3); NaN for points behind the camera or beyond the reach of its distortion."""
     local = (np.asarray(points, float) - pose.C) @ pose.R.T
-    ahead = local[:, 2] > 0
+    params = opencv_params(camera)
+    ahead = in_reach(params, local)
     pixels = np.full((len(local), 2), np.nan)
-    pixels[ahead] = project_camera_points(opencv_params(camera), local[ahead])
+    pixels[ahead] = project_camera_points(params, local[ahead])
     return pixels
 
 

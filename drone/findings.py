@@ -167,9 +167,13 @@ def water_gaps(water: Water) -> list[Message]:
     if not water.bodies:
         return []
     area = sum(body.area for body in water.bodies)
-    return [
+    gaps = [
         Message(id="drone.gap_water", values={"count": len(water.bodies), "area": f"{area:.2g}" if area < 10 else f"{area:.0f}"})
     ]
+    open_rim = sum(body.open_rim for body in water.bodies)
+    if open_rim > 0:
+        gaps.append(Message(id="drone.gap_water_open", values={"length": f"{open_rim:.0f}"}))
+    return gaps
 
 
 def _accuracy_statement(report: AccuracyReport) -> dict[str, Any]:

@@ -21,7 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from drone.adjustment import Block, Priors, adjust, covariance_of, local_points, point_sensitivity, reduced, residuals, solved
+from drone.adjustment import (
+    Block,
+    Priors,
+    adjust,
+    covariance_of,
+    local_points,
+    point_sensitivity,
+    reduced,
+    residuals,
+    row_centres,
+    solved,
+)
 from drone.camera import PARAMETERS, opencv_params, project_camera_points, rays, triangulate
 from drone.types import AccuracyReport, Camera, ErrorField, Flight, GroundPoint, PointResidual, Pose, Reconstruction
 from drone.uncertainty import block_covariance, common_effect, error_field, shared_effect
@@ -30,9 +41,9 @@ from geoevidence.types import Message, Progress, no_progress
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
-_ASPECT = "aspect"
-"""Name in `AdjustConfig.free`: the focal length along the columns less that along the rows."""
 _ROUNDS_AT_MOST = 6
+_STRAIGHT, _WAIT = 0.7, 1.5
+"""Cosine between ways from photo to photo that belong to one strip; how many times as long as the other a way may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +53,7 @@ class AdjustConfig:
     principal_point_sd: of the image's longer side (1): prior on the principal point about the image centre.
     distortion_sd: prior sd of k1, k2 and of p1, p2 about zero; loose, they only keep weak blocks from running away.
     focal_sd: relative prior sd of the focal length where the camera states none.
-    free: what is estimated of the camera besides the focal length, which is one for both axes: a rolling shutter
-        would bend their ratio.
+    free: what is estimated of the camera besides the focal length, which is one for both axes.
     convergence_deg: below this spread of viewing directions (root mean square about their mean) the photos' own focal
         length is believed only if it agrees with what the camera states; otherwise that is held.
     focal_agreement: they agree within this many sd of their difference.
@@ -54,9 +64,12 @@ class AdjustConfig:
         that moves (shadows, crowns, vehicles) and is dropped; 13.8 has one still point in a thousand.
     motion_px: so far at least it must have moved between its first photo and its last, px.
     held_out: one in so many tie points takes no part in the adjustment and tests it; 0 for none.
-    aspect_sd: a stretch of the photos along their columns, as a rolling shutter leaves it, is allowed for where it is this many
-        times its sd, and
-    aspect_px: moves pixels at the upper and lower edge by as much.
+    shutter_sd: a rolling shutter is allowed for where its read-out time is this many times its sd, and
+    shutter_px: moves pixels at the upper and lower edge by as much.
+    readout_sd: s, prior sd of the read-out time about zero; sensors of drones take 10 to 60 ms.
+    slip_sd: prior sd of a photo's own motion during the read-out, part of the flight's (1): gusts, and times that are not exact.
+    readout: s, a usual read-out time, for the first guess of slips; the one found takes its place.
+    interval: s between photos that carry no times; it only scales the read-out time.
     min_angle_deg: tie points whose rays all meet at less are dropped; their depth is not known.
     mark_sd_px: how well a ground point is marked in a photo, px, one sigma per axis.
     independent: observations of a photo that count as independent at the most; where there are more, they share this weight, for errors
@@ -87,8 +100,12 @@ class AdjustConfig:
     motion_chi2: float = 13.8
     motion_px: float = 1.0
     held_out: int = 20
-    aspect_sd: float = 5.0
-    aspect_px: float = 0.2
+    shutter_sd: float = 4.0
+    shutter_px: float = 0.2
+    readout_sd: float = 0.05
+    slip_sd: float = 0.1
+    readout: float = 0.03
+    interval: float = 2.0
     min_angle_deg: float = 1.5
     mark_sd_px: float = 0.5
     independent: int = 100
@@ -238,6 +255,7 @@ def _filtered(block: Block, ties: int, config: AdjustConfig) -> Block:
         point=index[block.point[keep]],
         pixel=block.pixel[keep],
         pixel_sd=block.pixel_sd[keep],
+        phase=block.phase[keep],
         share=block.share[keep],
         group=block.group[keep],
     )
@@ -248,6 +266,7 @@ class _Task:
     """What the steps share. names: photo -> index of its pose; ids: sorted camera ids; camera_of: (P,) index into ids;
     origin: (3,) m, subtracted from all positions so that float64 keeps micrometres; scale: (3,) metres of the grid per metre on the ground,
     1 upwards. gps, gps_sd: (P, 3) m on the ground, less the origin. sizes: (K, 2) px. times: (P,) s, or None where one is not known.
+    rolling: whether photos are taken as read out row by row.
     """
 
     flight: Flight
@@ -262,6 +281,7 @@ class _Task:
     sizes: Array
     times: Array | None
     config: AdjustConfig
+    rolling: bool = False
 
     def local(self, positions: Array) -> Array:
         """Positions (N, 3) or (3,) of the grid in the frame of the adjustment."""
@@ -282,10 +302,12 @@ def _triangulated(task: _Task, block: Block, point: GroundPoint) -> Array | None
         return None
     photo = np.array([index for index, _ in seen])
     pixels = np.array([pixel for _, pixel in seen], float)
-    params, rotation, centres = block.params[task.camera_of[photo]], block.R[photo], block.C[photo]
+    cameras = task.camera_of[photo]
+    params, rotation = block.params[cameras, :8], block.R[photo]
+    motion = block.params[cameras, 8, None] * block.velocity[photo] + block.slip[photo]
+    centres = block.C[photo] + _phase(task, cameras, pixels)[:, None] * motion
     directions = [
-        r.T @ rays(_camera(task, p, c), pixel[None])[0]
-        for r, p, c, pixel in zip(rotation, params, task.camera_of[photo], pixels, strict=True)
+        r.T @ rays(_camera(task, p, c), pixel[None])[0] for r, p, c, pixel in zip(rotation, params, cameras, pixels, strict=True)
     ]
     try:
         position = triangulate(centres, np.stack(directions))
@@ -305,6 +327,11 @@ def _triangulated(task: _Task, block: Block, point: GroundPoint) -> Array | None
         if np.linalg.norm(step) < 1e-3 * h:
             break
     return np.asarray(position)
+
+
+def _phase(task: _Task, camera: Ints, pixel: Array) -> Array:
+    """(M,) when rows are read, see `Block.phase`."""
+    return np.asarray(pixel[:, 1] / task.sizes[camera, 1] - 0.5)
 
 
 def _camera(task: _Task, params: Array, index: int) -> Camera:
@@ -413,7 +440,9 @@ def georeference(
     start = Block(
         R=model.R,
         C=model.C,
-        params=np.array([opencv_params(model.cameras[key]) for key in task.ids]),
+        params=np.array([[*opencv_params(model.cameras[key]), 0.0] for key in task.ids]),
+        velocity=np.zeros_like(model.C),
+        slip=np.zeros_like(model.C),
         X=model.points,
         offset=np.zeros(3),
         photo=model.obs_photo,
@@ -421,6 +450,7 @@ def georeference(
         point=model.obs_point,
         pixel=model.obs_pixel,
         pixel_sd=np.ones((len(model.obs_photo), 2)),
+        phase=_phase(task, task.camera_of[model.obs_photo], model.obs_pixel),
         share=np.ones(len(model.obs_photo)),
         group=np.zeros(len(model.obs_photo), np.int64) if model.obs_matched is None else model.obs_matched.astype(np.int64),
     )
@@ -437,11 +467,13 @@ def georeference(
         controls = []
     progress("drone.stage_adjust", 0.0)
     block, priors, moved = _adjusted(task, *_started(task, start, placement, controls, held=False), len(controls))
-    if placement.control != "none" and _stretched(task, block, priors):
+    if placement.control != "none" and _may_roll(task, block, priors):
         # From the start again: what the shutter bent has had positions weighed down and good matches dropped.
         progress("drone.stage_adjust", 0.3)
-        task = replace(task, config=replace(config, free=(*config.free, _ASPECT)))
-        block, priors, moved = _adjusted(task, *_started(task, start, placement, controls, held=False), len(controls))
+        rolling = replace(task, rolling=True)
+        found = _adjusted(rolling, *_started(rolling, start, placement, controls, held=False), len(controls))
+        if _rolls(rolling, found[0], found[1], 1.0):
+            task, (block, priors, moved) = rolling, found
     considered, message = _considered_focal(task, block, priors)
     held = message is not None
     if message is not None:
@@ -510,6 +542,8 @@ def _held_out_residuals(task: _Task, block: Block, model: FreeModel, placed: Arr
         R=block.R,
         C=block.C,
         params=block.params,
+        velocity=block.velocity,
+        slip=block.slip,
         X=placed,
         offset=block.offset,
         photo=model.obs_photo,
@@ -517,11 +551,12 @@ def _held_out_residuals(task: _Task, block: Block, model: FreeModel, placed: Arr
         point=model.obs_point,
         pixel=model.obs_pixel,
         pixel_sd=_sd_of_groups(block, model),
+        phase=_phase(task, task.camera_of[model.obs_photo], model.obs_pixel),
         share=np.ones(len(model.obs_photo)),
         group=np.zeros(len(model.obs_photo), np.int64),
     )
     X, count = placed.copy(), len(placed)
-    params, rotation, centre = block.params[task.camera_of[model.obs_photo]], block.R[model.obs_photo], block.C[model.obs_photo]
+    params, rotation, centre = block.params[free.camera, :8], block.R[model.obs_photo], row_centres(free)
     keep = ~_moving(task, free, 0)[model.obs_point]
     limit = np.minimum(task.config.max_residual_px, task.config.outlier_sd * free.pixel_sd[:, 0])
     loo = np.zeros((0, 2))
@@ -572,18 +607,108 @@ def _sd_of_groups(block: Block, model: FreeModel) -> Array:
     return np.asarray(np.repeat(sd[group][:, None], 2, axis=1))
 
 
-def _stretched(task: _Task, block: Block, priors: Priors) -> bool:
-    """True where the photos are stretched along their columns, as a rolling shutter does: one step of the adjustment with that freed."""
-    config = replace(task.config, free=(*task.config.free, _ASPECT))
-    freed = replace(priors, free=_free_parameters(False, config))
+def _may_roll(task: _Task, block: Block, priors: Priors) -> bool:
+    """True where one step of the adjustment with the read-out time freed finds a hint of a rolling shutter.
+
+    A hint only: what the shutter has bent, and good matches dropped for it, make it too small.
+    """
+    block, priors = _paced(task, block, replace(priors, free=_free_parameters(False, True, task.config)))
+    return _rolls(task, block, priors, 0.5)
+
+
+def _rolls(task: _Task, block: Block, priors: Priors, part: float) -> bool:
+    """True where the read-out time, after one more step, is beyond `part` of the bounds of the configuration."""
+    config = task.config
     effect = _effect(task, block, len(priors.control))
-    covariance = block_covariance(block, freed, huber=config.huber, effect=effect)
-    step = -solved(covariance.normal.S, covariance.normal.s[:, None])[:, 0]
-    width = freed.free.shape[1]
+    covariance = block_covariance(block, priors, huber=config.huber, effect=effect)
+    width = priors.free.shape[1]
     at = np.arange(len(block.params)) * width + width - 1
-    sd = np.sqrt(np.diag(covariance.matrix)[at])
-    edge = np.abs(step[at]) / block.params[:, 1] * task.sizes[:, 1] / 2
-    return bool(((np.abs(step[at]) > config.aspect_sd * sd) & (edge > config.aspect_px)).any())
+    step = -solved(covariance.normal.S, covariance.normal.s[:, None])[at, 0]
+    readout, sd = np.abs(block.params[:, 8] + step), np.sqrt(np.diag(covariance.matrix)[at])
+    pixel = float(np.median(local_points(block)[:, 2] / block.params[block.camera, 0]))
+    edge = readout * _speed(block) / 2 / pixel
+    return bool(((readout > part * config.shutter_sd * sd) & (edge > part * config.shutter_px)).any())
+
+
+def _framed(task: _Task, block: Block) -> Block:
+    """Cameras without a rolling shutter that see the ground as the photos do: one stretch along the columns and poses, fitted to the
+    adjusted points, which stay.
+
+    What uses the block afterwards knows cameras of that kind only. For level ground and a steady flight along the columns nothing is
+    lost; else the residuals grow by what relief and gusts add to the motion.
+    """
+    free = _free_parameters(False, False, task.config)
+    free = np.column_stack([free, [-0.5, 0.5, 0, 0, 0, 0, 0, 0, 0]])
+    sizes = block.params.copy()
+    sizes[:, 8] = 0
+    count = len(block.C)
+    priors = Priors(
+        gps=np.full((count, 3), np.nan),
+        gps_sd=np.ones((count, 3)),
+        offset_sd=np.ones(3),
+        control=block.X,
+        control_sd=np.full(block.X.shape, 1e-4),
+        down=np.full((count, 3), np.nan),
+        down_sd=np.ones(count),
+        slip_sd=np.ones(count),
+        params=sizes,
+        # Loose: they only keep what no point determines where it is.
+        params_sd=np.tile([*[0.1 * float(sizes[:, :2].max())] * 4, *[0.1] * 4, 1.0], (len(sizes), 1)),
+        free=free,
+    )
+    start = replace(block, params=sizes, slip=np.zeros_like(block.slip), offset=np.zeros(3))
+    found = adjust(start, priors, huber=task.config.huber, iterations=task.config.iterations, tolerance=task.config.tolerance)
+    return replace(found, X=block.X)
+
+
+def _speed(block: Block) -> float:
+    """Median speed of the flight, m/s."""
+    return float(np.median(np.linalg.norm(block.velocity, axis=1)))
+
+
+def _paced(task: _Task, block: Block, priors: Priors) -> tuple[Block, Priors]:
+    """With velocities from the adjusted centres and the times of photos, and slips in proportion to the motion.
+
+    The sd of slips stays what it is while the read-out time is estimated: were it to grow with that, noise that slips can take up would
+    be an argument for a longer read-out.
+    """
+    block = replace(block, velocity=_velocities(task, block.C))
+    readout = float(np.abs(block.params[:, 8]).max()) or task.config.readout
+    return block, replace(priors, slip_sd=np.full(len(block.C), max(task.config.slip_sd * readout * _speed(block), 1e-3)))
+
+
+def _velocities(task: _Task, C: Array) -> Array:
+    """(P, 3) m/s: of each photo, towards and from its neighbours in time of the same camera.
+
+    A way that both its neighbours leave at an angle is a turn, one that takes much longer than the other way of its photo a wait; neither
+    is asked. Photos without times count as taken in the order of their names at a steady pace. Times in whole seconds give
+    the direction only, and the speed in the median.
+    """
+    result = np.zeros_like(C)
+    times = np.arange(len(C)) * task.config.interval if task.times is None else task.times
+    for camera in range(len(task.ids)):
+        mine = np.flatnonzero(task.camera_of == camera)
+        mine = mine[np.argsort(times[mine], kind="stable")]
+        if len(mine) < 2:
+            continue
+        gap, way = np.diff(times[mine]), np.diff(C[mine], axis=0)
+        unit = way / np.maximum(np.linalg.norm(way, axis=1), 1e-9)[:, None]
+        beside = np.concatenate([[-1.0], (unit[:-1] * unit[1:]).sum(axis=1), [-1.0]])
+        turn = (np.maximum(beside[:-1], beside[1:]) < _STRAIGHT) & (len(way) > 1)
+        gap = np.where((gap > 0) & ~turn, gap, np.inf)
+        before, after = np.append(np.inf, gap), np.append(gap, np.inf)
+        nothing = np.zeros((1, 3))
+        nearer = np.minimum(before, after)
+        took, moved = np.zeros(len(mine)), np.zeros((len(mine), 3))
+        for time, part in ((before, np.concatenate([nothing, way])), (after, np.concatenate([way, nothing]))):
+            use = np.isfinite(time) & (time <= _WAIT * nearer)
+            took[use] += time[use]
+            moved[use] += part[use]
+        result[mine] = moved / np.where(took > 0, took, np.inf)[:, None]
+    if task.times is not None and (task.times == np.round(task.times)).all():
+        speed = np.linalg.norm(result, axis=1)
+        result *= (np.median(speed) / np.maximum(speed, 1e-9))[:, None]
+    return result
 
 
 def _effect(task: _Task, block: Block, controls: int) -> Array:
@@ -607,6 +732,9 @@ def _adjusted(task: _Task, block: Block, priors: Priors, controls: int) -> tuple
         block = adjust(block, priors, huber=config.huber, iterations=config.iterations, tolerance=1.0)
         block = _filtered(block, len(block.X) - controls, config)
         block, priors = _weighed(task, block, priors, controls)
+        if task.rolling:
+            # The free model's centres are not those of the world; the adjusted ones are.
+            block, priors = _paced(task, block, priors)
         done += 1
         moving = _moving(task, block, controls)
         # Few points that move among many bend nothing; while they are many, what is held to be still is not yet certain.
@@ -630,6 +758,7 @@ def _without(block: Block, points: NDArray[np.bool_]) -> Block:
         point=row_of[block.point[keep]],
         pixel=block.pixel[keep],
         pixel_sd=block.pixel_sd[keep],
+        phase=block.phase[keep],
         share=block.share[keep],
         group=block.group[keep],
     )
@@ -642,7 +771,7 @@ def _moving(task: _Task, block: Block, controls: int) -> NDArray[np.bool_]:
     if task.times is None or not np.ptp(task.times) > 0:
         return nothing
     local = local_points(block)
-    params, rotation = block.params[block.camera], block.R[block.photo]
+    params, rotation = block.params[block.camera, :8], block.R[block.photo]
     step = 1e-4 * local[:, 2:3]
     ground = np.stack(
         [
@@ -710,7 +839,7 @@ def _considered_focal(task: _Task, block: Block, priors: Priors) -> tuple[float 
     sd = max(camera.focal_prior_sd or config.focal_sd for camera in cameras)
     if any(camera.focal_prior is None for camera in cameras):
         return sd, Message(id="drone.focal_unknown", values={"sd": f"{100 * sd:.0f} %"})
-    free = replace(priors, free=_free_parameters(False, config))
+    free = replace(priors, free=_free_parameters(False, task.rolling, config))
     formal = np.sqrt(np.diag(covariance_of(reduced(block, free, huber=config.huber).S)))
     off, agree = [], True
     for k, camera in enumerate(cameras):
@@ -773,12 +902,14 @@ def grid_scale(crs: CRS, origin: Array) -> float:
     return float(200.0 / np.mean(distance) * geod.a / (geod.a + origin[2]))
 
 
-def _free_parameters(held: bool, config: AdjustConfig) -> Array:
-    """(8, F) of `Priors.free`: one focal length for both axes, or none where it is held."""
+def _free_parameters(held: bool, rolling: bool, config: AdjustConfig) -> Array:
+    """(9, F) of `Priors.free`: one focal length for both axes, or none where it is held; the read-out time last where photos are read
+    row by row.
+    """
     names = [name for name in PARAMETERS[2:] if name in config.free]
-    columns = [] if held else [np.array([1.0, 1.0, 0, 0, 0, 0, 0, 0])]
-    stretch = [np.array([-0.5, 0.5, 0, 0, 0, 0, 0, 0])] if _ASPECT in config.free else []
-    return np.stack(columns + [np.eye(8)[PARAMETERS.index(name)] for name in names] + stretch, axis=1)
+    columns = [] if held else [np.array([1.0, 1.0, 0, 0, 0, 0, 0, 0, 0])]
+    readout = [np.eye(9)[8]] if rolling else []
+    return np.stack(columns + [np.eye(9)[PARAMETERS.index(name)] for name in names] + readout, axis=1)
 
 
 def convergence_deg(rotations: Array) -> float:
@@ -820,6 +951,7 @@ def _started(
         if name in task.names
     ]
     photo = np.array([mark[0] for mark in marks], np.int64)
+    mark_pixels = np.array([mark[2] for mark in marks], float).reshape(-1, 2)
     block = replace(
         free,
         R=free.R @ rotation.T,
@@ -828,8 +960,9 @@ def _started(
         photo=np.concatenate([free.photo, photo]),
         camera=np.concatenate([free.camera, task.camera_of[photo]]),
         point=np.concatenate([free.point, np.array([mark[1] for mark in marks], np.int64)]),
-        pixel=np.concatenate([free.pixel, np.array([mark[2] for mark in marks], float).reshape(-1, 2)]),
+        pixel=np.concatenate([free.pixel, mark_pixels]),
         pixel_sd=np.concatenate([free.pixel_sd, np.full((len(marks), 2), config.mark_sd_px)]),
+        phase=np.concatenate([free.phase, _phase(task, task.camera_of[photo], mark_pixels)]),
         share=np.concatenate([free.share, np.ones(len(marks))]),
         group=np.concatenate([free.group, np.full(len(marks), -1)]),
     )
@@ -841,8 +974,8 @@ def _started(
         focal_sd = focal * (camera.focal_prior_sd or config.focal_sd)
         centre_sd = config.principal_point_sd * max(width, height)
         radial, tangential = config.distortion_sd
-        prior.append([focal, focal, width / 2, height / 2, 0, 0, 0, 0])
-        prior_sd.append([focal_sd * math.sqrt(2)] * 2 + [centre_sd] * 2 + [radial] * 2 + [tangential] * 2)
+        prior.append([focal, focal, width / 2, height / 2, 0, 0, 0, 0, 0])
+        prior_sd.append([focal_sd * math.sqrt(2)] * 2 + [centre_sd] * 2 + [radial] * 2 + [tangential] * 2 + [config.readout_sd])
     start = np.array(prior)[:, 0] if held else block.params[:, :2].mean(axis=1)
     block = replace(block, params=np.column_stack([start, start, block.params[:, 2:]]))
     gps = np.where(placement.fitting[:, None], task.gps, np.nan)
@@ -862,7 +995,7 @@ def _started(
             down[index] = attitude_rotation(attitude)[2]
     # Gimbals err together: all photos count as one statement.
     down_sd = np.full(len(down), math.radians(config.tilt_sd_deg) * math.sqrt(len(down)))
-    return block, Priors(
+    priors = Priors(
         gps=gps,
         gps_sd=gps_sd,
         offset_sd=offset_sd,
@@ -870,10 +1003,12 @@ def _started(
         control_sd=np.array([point.sd for point, _ in controls]).reshape(-1, 3),
         down=down,
         down_sd=down_sd,
+        slip_sd=np.ones(len(block.C)),
         params=np.array(prior),
         params_sd=np.array(prior_sd),
-        free=_free_parameters(held, config),
+        free=_free_parameters(held, task.rolling, config),
     )
+    return _paced(task, block, priors) if task.rolling else (block, priors)
 
 
 def _weighed(task: _Task, block: Block, priors: Priors, controls: int) -> tuple[Block, Priors]:
@@ -919,7 +1054,7 @@ def _uncertainty(
     of which the photos' own estimate is not believed.
     """
     cameras, ties = len(block.params), len(block.X) - len(priors.control)
-    full = replace(priors, free=_free_parameters(False, task.config))
+    full = replace(priors, free=_free_parameters(False, task.rolling, task.config))
     effect = _effect(task, block, len(priors.control))
     covariance = block_covariance(block, full, huber=task.config.huber, effect=effect, focal_sd=considered, held=held)
     sample = np.arange(0, ties, max(1, ties // 400))
@@ -942,13 +1077,10 @@ def _uncertainty(
         min_angle_deg=task.config.min_angle_deg,
     )
     shutter = None
-    if _ASPECT in task.config.free:
-        at = focal + full.free.shape[1] - 1
-        stretch = (block.params[:, 1] - block.params[:, 0]) / block.params[:, 0]
-        worst = int(np.argmax(np.abs(stretch)))
-        metres = task.sizes[worst, 1] * gsd
-        shutter_sd = math.sqrt(float(covariance.matrix[at[worst], at[worst]])) / float(block.params[worst, 0])
-        shutter = (float(abs(stretch[worst]) * metres), float(shutter_sd * metres))
+    if task.rolling:
+        worst = int(np.argmax(np.abs(block.params[:, 8])))
+        at, speed = focal[worst] + full.free.shape[1] - 1, _speed(block)
+        shutter = (float(abs(block.params[worst, 8])) * speed, math.sqrt(float(covariance.matrix[at, at])) * speed)
     return (float(sd[0]), float(sd[1]), float(sd[2])), scale_sd, focal_sd, field, shutter
 
 
@@ -1017,17 +1149,18 @@ def _reported(
     def placed(points: Array) -> Array:
         return task.grid(points) if metric else points
 
-    params = block.params.copy()
+    frames = _framed(task, block) if task.rolling else block
+    params = frames.params[:, :8].copy()
     if metric:
         # Seen in the grid, eastings and northings are longer by its scale and heights are not. For a photo that looks
         # down this is a longer flying height over the same ground, that is a shorter focal length.
-        level = np.bincount(task.camera_of, block.R[:, 2, 2] ** 2, minlength=len(params)) / np.bincount(
+        level = np.bincount(task.camera_of, frames.R[:, 2, 2] ** 2, minlength=len(params)) / np.bincount(
             task.camera_of, minlength=len(params)
         )
         params[:, :2] /= (1 + (task.scale[0] - 1) * level)[:, None]
     return Reconstruction(
         flight=task.flight,
-        poses={name: Pose(R=block.R[i], C=placed(block.C[i])) for i, name in enumerate(task.model.names)},
+        poses={name: Pose(R=frames.R[i], C=placed(frames.C[i])) for i, name in enumerate(task.model.names)},
         cameras={key: _camera(task, params[k], k) for k, key in enumerate(task.ids)},
         points=placed(block.X[:ties]),
         track_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),

@@ -122,6 +122,7 @@ class PartProducts:
     photos: tuple[str, ...]
     gains: Mapping[str, tuple[float, float, float]]
     fall_off: Mapping[str, tuple[float, float, float]]
+    contrast: Mapping[str, float]
     points: int
     median_views: float
     median_sd: float

@@ -3,7 +3,7 @@
 A photo may show a cell only if nothing of the surface stands between them, and if it shows there what most photos show (not a
 car that passed, not a roof edge that the surface model lacks). Each photo keeps the middle of the ground that it looks down on
 most steeply; the seam to its neighbour is then led where both show the same: things that stand, and things whose height is not
-known, are taken whole from one of them. Differences of exposure are levelled by one gain per photo and colour
+known, are taken whole from one of them. Differences of exposure are levelled by one gain per photo and colour, one contrast per photo
 and one fall-off towards the corners per camera, solved jointly over all overlaps; nothing else changes a colour. Where the
 surface model is empty the picture is drawn on ground interpolated from around: `support` says so for every cell, and heights
 are never written back.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,13 +44,17 @@ class OrthoConfig:
     reach: how far from measured heights the picture is continued on interpolated ground (m); 0 = not at all.
     whole_up_to: patches without heights up to this size are taken from a single photo if one shows them whole (m2).
     seam_band: how far from the line of equal view a seam may be led (m); wide: better places, more oblique views.
+    crown_band: the same on patches without heights and around them (m): as wide as the crowns that a seam should go around.
+    lean: how far things without heights may lean over measured ground (m): 0.4 of their height at the edge of a usual photo.
     feather: width of the blend along a seam (cells); wide blends double edges that do not meet.
     occlusion_tolerance: something must stand this far above the line of sight to hide a cell (m).
     border: photo pixels this near to the edge of a photo are not used (share of the width).
     gain_pull, colour_pull: weight that holds each photo's brightness and colour as they are, against 1 of an overlap (1);
         small: seamless but drifting.
+    contrast_pull: the same for the contrast of each photo (1).
     fall_off_pull: the same for the fall-off of brightness towards the corners of a camera (1).
     max_gain: largest brightness correction (factor).
+    max_contrast: largest departure of a contrast from 1 (1).
     threads: workers (count), 0 = one a processor, at most 8; does not change the result.
     """
 
@@ -58,13 +62,17 @@ class OrthoConfig:
     reach: float = 15.0
     whole_up_to: float = 400.0
     seam_band: float = 3.0
+    crown_band: float = 8.0
+    lean: float = 6.0
     feather: float = 6.0
     occlusion_tolerance: float = 0.15
     border: float = 0.01
     gain_pull: float = 0.3
     colour_pull: float = 1.5
+    contrast_pull: float = 0.3
     fall_off_pull: float = 1.0
     max_gain: float = 2.0
+    max_contrast: float = 0.25
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -73,13 +81,17 @@ class OrthoConfig:
             "reach": (0, 1000),
             "whole_up_to": (0, 1e6),
             "seam_band": (0, 100),
+            "crown_band": (0, 100),
+            "lean": (0, 100),
             "feather": (0, 200),
             "occlusion_tolerance": (0, 10),
             "border": (0, 0.3),
             "gain_pull": (0.01, 100),
             "colour_pull": (0.01, 100),
+            "contrast_pull": (0.01, 100),
             "fall_off_pull": (0.01, 100),
             "max_gain": (1, 10),
+            "max_contrast": (0, 0.9),
             "threads": (0, 1024),
         }
         for name, (low, high) in limits.items():
@@ -97,6 +109,7 @@ class Orthomosaic:
     photos: names in order of position. gains: per photo the factor on (red, green, blue).
     fall_off: per camera (a, b, c): brightness is multiplied by exp(a q + b q^2 + c q^3), q the squared distance from the middle of
         the picture over that of its corner.
+    contrast: per photo the exponent c of 128 (v / 128)^c, taken of every value v before gain and fall-off; 1 for a photo not named.
     """
 
     raster: Raster
@@ -104,6 +117,7 @@ class Orthomosaic:
     photos: tuple[str, ...]
     gains: Mapping[str, tuple[float, float, float]]
     fall_off: Mapping[str, tuple[float, float, float]]
+    contrast: Mapping[str, float] = field(default_factory=dict)
 
 
 def build_orthomosaic(
@@ -137,10 +151,13 @@ def build_orthomosaic(
         progress("drone.stage_ortho", 0.2)
         exposure = _exposure(reconstruction, names, lines, looks, views, scene, config)
         _level_views(lines, looks, views, scene, exposure, config)
-        labels, looks = _nearest_views(lines, looks, views, scene, known, config)
+        labels, fit = _nearest_views(lines, looks, views, scene, known, config)
+        loose = _loose(known, drawable, scene.cell, config)
+        looks = _forgiven(looks, fit, loose & ~known, scene.cell, config)
         kept = _keep_whole(labels, lines, looks, scene, known, drawable, config)
         progress("drone.stage_ortho", 0.3)
-        labels = _lead_seams(looks, labels, kept, views, scene, known, config)
+        labels = _lead_seams(looks, labels, kept, views, scene, known, loose, config)
+        known = known & ~_covered(labels, looks, views, known, loose, scene.cell, config)
     speckles = _speckles(labels, drawable, scene.cell)
     if config.reach > 0 and speckles.any():
         # drawn by the photo beside them, and marked: not proved to be seen
@@ -151,7 +168,7 @@ def build_orthomosaic(
     return _draw(reconstruction, names, lines, labels, scene, known, coarse, exposure, config, progress)
 
 
-_SPECKLE = 0.05
+_SPECKLE = 0.2
 """m2: smaller patches that every photo seems to miss are noise of the surface model, not something hidden."""
 
 
@@ -191,10 +208,12 @@ class _Look(NamedTuple):
 
 
 class _Exposure(NamedTuple):
-    """Log gain per photo and colour, (n, 3); fall-off per photo's camera, (n, 3); centre and squared half diagonal, (n, 3) px."""
+    """Log gain per photo and colour, (n, 3); fall-off per photo's camera, (n, 3); contrast per photo, (n,); centre and squared half
+    diagonal, (n, 3) px."""
 
     gains: NDArray[np.float64]
     fall_off: NDArray[np.float64]
+    contrast: NDArray[np.float64]
     frame: NDArray[np.float64]
 
 
@@ -420,7 +439,7 @@ def _level_views(
         rows, cols = np.nonzero(look.seen())
         pixels = _pixels(lines[index], *_places(look, rows, cols, scene))
         picture = np.load(views[index])
-        values = picture[rows, cols] * _factors(exposure, index, pixels)
+        values = _toned(exposure.contrast[index])[picture[rows, cols]] * _factors(exposure, index, pixels)
         picture[rows, cols] = np.rint(np.clip(values, 0, 255))
         np.save(views[index], picture)
 
@@ -565,6 +584,52 @@ def _cameras(reconstruction: Reconstruction, names: Sequence[str]) -> list[Camer
     return [reconstruction.cameras[photos[name].camera_id] for name in names]
 
 
+_THICK = 0.3
+"""m: patches without heights that hold a disc of this radius are things; thinner ones are what a wall hides."""
+
+
+def _disc(radius: float, cell: float) -> NDArray[np.uint8]:
+    import cv2
+
+    side = 2 * max(1, round(radius / cell)) + 1
+    return np.array(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
+
+
+def _loose(known: NDArray[np.bool_], drawable: NDArray[np.bool_], cell: float, config: OrthoConfig) -> NDArray[np.bool_]:
+    """Where the picture may show what the surface model does not hold: thick patches without heights, and ground that they lean over."""
+    import cv2
+
+    thick = cv2.morphologyEx((drawable & ~known).astype(np.uint8), cv2.MORPH_OPEN, _disc(_THICK, cell))
+    if not thick.any():
+        return np.zeros(known.shape, bool)
+    distance = np.asarray(cv2.distanceTransform(1 - thick, cv2.DIST_L2, 3))
+    return np.asarray((thick > 0) | (known & (distance * cell <= config.lean)))
+
+
+def _forgiven(
+    seen: Sequence[_Look], fit: Sequence[_Look], things: NDArray[np.bool_], cell: float, config: OrthoConfig
+) -> list[_Look]:
+    """Where each photo may be drawn, with what was refused for being at odds with the others given back where it hangs together with
+    a thing without heights: it is a part of that thing, and without it the thing would be torn."""
+    import cv2
+
+    def one(index: int) -> _Look:
+        look, part = seen[index], things[seen[index].part].astype(np.uint8)
+        sees, fits = look.seen(), fit[index].seen()
+        odd = (sees & ~fits).astype(np.uint8)
+        if not odd.any() or not part.any():
+            return fit[index]
+        _, pieces = cv2.connectedComponents(
+            cv2.morphologyEx(odd | part, cv2.MORPH_CLOSE, _disc(2 * _THICK, cell)), connectivity=4
+        )
+        held = np.zeros(int(pieces.max()) + 1, bool)
+        held[np.unique(pieces[part > 0])] = True
+        held[0] = False
+        return look._replace(bits=np.packbits(fits | (sees & held[pieces]), axis=1))
+
+    return in_threads(one, range(len(seen)), config.threads)
+
+
 def _keep_whole(
     labels: NDArray[np.uint16],
     lines: NDArray[np.float64],
@@ -667,9 +732,13 @@ def _exposure(
     spots, owner, logs, radius = spots[order], owner[order], logs[order], radius[order]
     # Brightness follows the overlaps; colour is held, since small casts would add up over a chain of photos.
     light = logs.mean(axis=1)
-    gain, fall_off = level(
-        spots, owner, light, len(names), config.gain_pull, radius, camera_of[owner], len(ids), config.fall_off_pull
-    )
+    gain, fall_off, contrast = level(
+        spots, owner, light, len(names), config.gain_pull, radius, camera_of[owner], len(ids), config.fall_off_pull,
+        config.contrast_pull,
+    )  # fmt: skip
+    contrast = np.asarray(np.round(np.clip(contrast, 1 - config.max_contrast, 1 + config.max_contrast), 4), np.float64)
+    logs = (logs - np.log(_MIDDLE)) * contrast[owner][:, None] + np.log(_MIDDLE)
+    light = logs.mean(axis=1)
     colour = np.stack(
         [level(spots, owner, logs[:, band] - light, len(names), config.colour_pull)[0] for band in range(3)], axis=1
     )
@@ -679,7 +748,8 @@ def _exposure(
         brightest = light + gains[owner].mean(axis=1) + _curve(fall_off[camera_of[owner]], radius)
         gains -= max(0.0, float(np.quantile(brightest, 0.99)) - np.log(230.0))
     limit = np.log(config.max_gain)
-    return _Exposure(np.log(np.round(np.exp(np.clip(gains, -limit, limit)), 4)), np.round(fall_off, 5)[camera_of], frame)
+    gains = np.log(np.round(np.exp(np.clip(gains, -limit, limit)), 4))
+    return _Exposure(gains, np.round(fall_off, 5)[camera_of], contrast, frame)
 
 
 def level(
@@ -692,36 +762,62 @@ def level(
     cameras: NDArray[np.int64] | None = None,
     kinds: int = 0,
     fall_off_pull: float = 1.0,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Log gain per photo (count,), and fall-off per camera (kinds, 3), that make the same place look the same in all photos.
+    contrast_pull: float = np.inf,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Log gain per photo (count,), fall-off per camera (kinds, 3) and contrast per photo (count,), that make the same place look the
+    same in all photos.
 
     Args:
         places, photos, logs: of each sample its place, its photo and the log of its value; sorted by place.
         pull: weight of a gain of 0 against 1 of an overlap of a thousand places.
         radius, cameras: of each sample the squared distance from the middle of the picture (1 = corner) and its camera.
+        contrast_pull: weight that holds contrasts at 1; infinite: all are 1. Their mean is 1 in any case: with less of it everything
+            would differ less.
 
     Least squares over the deviations from the mean of each place, with Huber's weights (samples that differ for another reason
-    than exposure, such as a passer-by or a leaning crown, count less). Brightness changes by gain + a q + b q^2 + c q^3.
+    than exposure, such as a passer-by or a leaning crown, count less). Brightness changes by gain + a q + b q^2 + c q^3
+    + (contrast - 1) (log - log 128).
     """
-    width = count + 3 * kinds
-    unknown = np.zeros(width)
-    hold = np.concatenate([np.full(count, pull**2), np.full(3 * kinds, fall_off_pull**2)])
-    shape = np.zeros((len(logs), 3)) if radius is None else np.stack([radius, radius**2, radius**3], axis=1)
-    column = np.zeros(len(logs), np.int64) if cameras is None else count + 3 * cameras
+    columns, shape, hold = [photos], [np.ones(len(logs))], [np.full(count, pull**2)]
+    if radius is not None and cameras is not None:
+        columns += [count + 3 * cameras + k for k in range(3)]
+        shape += [radius, radius**2, radius**3]
+    hold.append(np.full(3 * kinds, fall_off_pull**2))
+    contrasted = np.isfinite(contrast_pull)
+    if contrasted:
+        columns.append(count + 3 * kinds + photos)
+        shape.append(logs - np.log(_MIDDLE))
+        hold.append(np.full(count, contrast_pull**2))
+    held = np.diag(np.concatenate(hold))
+    if contrasted:
+        held[-count:, -count:] += _MEAN_HELD / count
+    unknown = np.zeros(len(held))
+    column, values = np.stack(columns, axis=1).astype(np.int64), np.stack(shape, axis=1)
     starts = np.concatenate([[0], np.nonzero(np.diff(places))[0] + 1, [len(places)]]).astype(np.int64)
     scale = 0.1
     for _ in range(6 if len(places) else 0):
-        normal, right, residuals = _level_sums(starts, photos, column, logs, shape, unknown, scale, kinds > 0)
-        unknown = np.linalg.solve(normal / 1000 + np.diag(hold), right / 1000)
+        normal, right, residuals = _level_sums(starts, column, logs, values, unknown, scale)
+        unknown = np.linalg.solve(normal / 1000 + held, right / 1000)
         spread = residuals[np.isfinite(residuals)]
         scale = max(1.345 * 1.4826 * float(np.median(np.abs(spread))), 1e-4) if len(spread) else scale
-    return unknown[:count], unknown[count:].reshape(kinds, 3)
+    return (
+        unknown[:count],
+        unknown[count : count + 3 * kinds].reshape(kinds, 3),
+        1 + (unknown[-count:] if contrasted else np.zeros(count)),
+    )
+
+
+_MEAN_HELD = 1e6
+"""Weight that holds the mean contrast: far above all else."""
 
 
 @numba.njit(nogil=True, cache=True)
-def _level_sums(starts, photos, column, logs, shape, unknown, scale, curved):  # type: ignore[no-untyped-def]
-    """Normal matrix and right side of `level` with the weights that the present unknowns give; deviations, NaN for single samples."""
-    width = len(unknown)
+def _level_sums(starts, column, logs, values, unknown, scale):  # type: ignore[no-untyped-def]
+    """Normal matrix and right side of `level` with the weights that the present unknowns give; deviations, NaN for single samples.
+
+    column, values: of each sample the unknowns that move it, and by how much.
+    """
+    width, terms = len(unknown), column.shape[1]
     normal, right = np.zeros((width, width)), np.zeros(width)
     residuals = np.full(len(logs), np.nan)
     for s in range(len(starts) - 1):
@@ -731,10 +827,9 @@ def _level_sums(starts, photos, column, logs, shape, unknown, scale, curved):  #
         level, weights = 0.0, 0.0
         value = np.empty(last - first)
         for i in range(first, last):
-            value[i - first] = logs[i] + unknown[photos[i]]
-            if curved:
-                for k in range(3):
-                    value[i - first] += shape[i, k] * unknown[column[i] + k]
+            value[i - first] = logs[i]
+            for k in range(terms):
+                value[i - first] += values[i, k] * unknown[column[i, k]]
         middle = np.median(value)
         weight = np.empty(last - first)
         for i in range(first, last):
@@ -749,17 +844,11 @@ def _level_sums(starts, photos, column, logs, shape, unknown, scale, curved):  #
             for j in range(first, last):
                 # derivative of a deviation: that of the sample less the weighted mean of those of its place
                 both = a * ((1.0 if i == j else 0.0) - weight[j - first] / weights)
-                normal[photos[i], photos[j]] += both
-                if curved:
-                    for k in range(3):
-                        normal[photos[i], column[j] + k] += both * shape[j, k]
-                        normal[column[j] + k, photos[i]] += both * shape[j, k]
-                        for m in range(3):
-                            normal[column[i] + m, column[j] + k] += both * shape[i, m] * shape[j, k]
-            right[photos[i]] -= a * (logs[i] - level)
-            if curved:
-                for k in range(3):
-                    right[column[i] + k] -= a * (logs[i] - level) * shape[i, k]
+                for k in range(terms):
+                    for m in range(terms):
+                        normal[column[i, k], column[j, m]] += both * values[i, k] * values[j, m]
+            for k in range(terms):
+                right[column[i, k]] -= a * (logs[i] - level) * values[i, k]
     return normal, right, residuals
 
 
@@ -770,50 +859,164 @@ def _lead_seams(
     views: Sequence[Path],
     scene: _Scene,
     known: NDArray[np.bool_],
+    loose: NDArray[np.bool_],
     config: OrthoConfig,
 ) -> NDArray[np.uint16]:
-    """Labels whose borders were led, within the band around them, to where the two photos differ least."""
+    """Labels whose borders were led, within the band around them, to where the two photos differ least.
+
+    The wider band of loose places leaves each photo the inner half of what it has, so that none is flooded away whole; and it leaves
+    measured ground that is shown as such, but for what a thing taken whole leans over.
+    """
     import cv2
 
     reach = round(config.seam_band / scene.cell)
     if reach < 1:
         return labels
-    window = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    most = cv2.dilate(labels, window)
-    least = cv2.erode(np.where(labels == 0, 65535, labels).astype(np.uint16), window)
-    core = (labels > 0) & ((most == least) | kept)
+    far = max(reach, round(config.crown_band / scene.cell))
+
+    def borders(labels: NDArray[np.uint16], reach: int) -> NDArray[np.bool_]:
+        window = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+        least = cv2.erode(np.where(labels == 0, 65535, labels).astype(np.uint16), window)
+        return np.asarray((labels > 0) & (cv2.dilate(labels, window) != least))
+
+    contested = borders(labels, reach)
+    if loose.any():
+        inward = cv2.distanceTransform((~borders(labels, 1)).astype(np.uint8), cv2.DIST_L2, 3)
+        inmost = np.asarray(ndimage.maximum(inward, labels, np.arange(len(looks) + 1)))
+        wider = loose & (labels > 0) & (inward <= np.minimum(far, inmost / 2)[labels])
+        plain = known & wider & ~contested
+        if kept.any():
+            plain &= cv2.distanceTransform((~kept).astype(np.uint8), cv2.DIST_L2, 3) * scene.cell > config.lean
+        shown = _agreed(labels, looks, views, plain, scene.cell, config).astype(np.uint8)
+        contested |= wider & (cv2.morphologyEx(shown, cv2.MORPH_OPEN, _disc(2 * _THICK, scene.cell)) == 0)
+        # the rim of a wood stays with the photo that shows the ground beside it: in others its crowns may lean over that ground
+        firm = cv2.morphologyEx(known.astype(np.uint8), cv2.MORPH_OPEN, _disc(2 * _THICK, scene.cell)) > 0
+        rims = np.zeros(labels.shape, np.uint16)
+        for index, look in enumerate(looks):
+            mine = labels[look.part] == index + 1
+            away = cv2.distanceTransform((~(mine & firm[look.part])).astype(np.uint8), cv2.DIST_L2, 3)
+            rims[look.part][mine & ~known[look.part] & loose[look.part] & (away * scene.cell <= config.lean)] = index + 1
+        contested &= (rims == 0) | borders(rims, reach)
+    core = (labels > 0) & (~contested | kept)
     contested = (labels > 0) & ~core
-    shown = np.zeros((*labels.shape, 3), np.uint8)
+    now = np.zeros((*labels.shape, 3), np.uint8)
 
     def colours(index: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.uint8]]:
         part = looks[index].part
         mine = labels[part] == index + 1
-        near = cv2.dilate(mine.astype(np.uint8), window).astype(bool)
+        away = cv2.distanceTransform((~mine).astype(np.uint8), cv2.DIST_C, 3)
+        near = (away <= reach) | (loose[part] & ~known[part] & (away <= far))
+        whole = mine & kept[part]
+        if whole.any():
+            near |= cv2.distanceTransform((~whole).astype(np.uint8), cv2.DIST_L2, 3) * scene.cell <= config.lean
         return near & contested[part] & looks[index].seen(), mine, np.load(views[index])
 
-    differs = np.zeros(labels.shape, np.uint8)
+    differs, bits = np.zeros(labels.shape, np.uint8), []
     for own in (True, False):  # first what each cell looks like now, then how far the others differ from that
         for first in range(0, len(looks), 8):
             batch = range(first, min(first + 8, len(looks)))
             for index, (wanted, mine, picture) in zip(batch, in_threads(colours, batch, config.threads), strict=True):
                 part = looks[index].part
                 if own:
+                    bits.append(np.packbits(wanted, axis=1).ravel())
                     take = wanted & mine
-                    shown[part][take] = picture[take]
+                    now[part][take] = picture[take]
                 else:
                     take = wanted & ~mine
-                    apart = np.abs(picture.astype(np.int16) - shown[part]).max(axis=2).astype(np.uint8)
+                    apart = np.abs(picture.astype(np.int16) - now[part]).max(axis=2).astype(np.uint8)
                     differs[part][take] = np.maximum(differs[part][take], apart[take])
     # a seam beside an edge is as bad as one on it: photos never meet to the last pixel
-    wide = np.array(cv2.dilate(differs, np.ones((3, 3), np.uint8)), np.uint8)
-    wide[~known & contested] = 255
+    wide = np.array(cv2.dilate(differs, np.ones((3, 3), np.uint8)), np.uint8) // 2
+    # things without heights first: a seam ends on measured ground where it can
+    wide[~known] += 128
     sees = [(look.top, look.bottom, look.left, look.right) for look in looks]
     sizes = np.array([look.bits.size for look in looks], np.int64)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    bits = np.concatenate([look.bits.ravel() for look in looks])
     led = np.where(core, labels, 0).astype(np.uint16)
-    _flood(led, labels, wide, np.array(sees, np.int64), offsets, bits)
+    _flood(led, labels, wide, np.array(sees, np.int64), offsets, np.concatenate(bits))
     return np.where(led > 0, led, labels)
+
+
+_ALIKE_LEVELS = 8.0
+"""Two photos that are about equally bright show the same thing where their difference varies by less than so many levels (of 255) ..."""
+_ALIKE_PATTERN = 0.4
+"""... or their brightness has a correlation of at least this."""
+
+
+def _agreed(
+    labels: NDArray[np.uint16],
+    looks: Sequence[_Look],
+    views: Sequence[Path],
+    wanted: NDArray[np.bool_],
+    cell: float,
+    config: OrthoConfig,
+) -> NDArray[np.bool_]:
+    """Wanted cells at which another photo shows the same as the photo that they are drawn from, or none can be asked."""
+    import cv2
+
+    agreed, asked = np.zeros(labels.shape, bool), np.zeros(labels.shape, bool)
+    if not wanted.any():
+        return agreed
+    shown = np.zeros((*labels.shape, 3), np.uint8)
+    for index, look in enumerate(looks):
+        mine = labels[look.part] == index + 1
+        shown[look.part][mine] = np.load(views[index], mmap_mode="r")[mine]
+    # fewer than 7 x 7 cells are alike by chance
+    side = 2 * max(3, round(_THICK / cell)) + 1
+
+    def mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(cv2.blur(values, (side, side)), np.float32)
+
+    def alike(index: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        look = looks[index]
+        here, other = shown[look.part], np.load(views[index])
+        both = look.seen() & (labels[look.part] > 0)
+        ask = wanted[look.part] & both & (labels[look.part] != index + 1)
+        if not ask.any():
+            return ask, ask
+        weight = mean(both.astype(np.float32)) + np.float32(1e-6)
+        a, b = (np.where(both, cv2.cvtColor(each, cv2.COLOR_RGB2GRAY), 0).astype(np.float32) for each in (here, other))
+        middle_a, middle_b = mean(a) / weight, mean(b) / weight
+        spread_a, spread_b = mean(a * a) / weight - middle_a**2, mean(b * b) / weight - middle_b**2
+        common = mean(a * b) / weight - middle_a * middle_b
+        apart = spread_a + spread_b - 2 * common
+        pattern = common >= _ALIKE_PATTERN * np.sqrt(np.maximum(spread_a * spread_b, 1))
+        same = ask & (np.abs(middle_a - middle_b) <= _ODD_LEVELS) & ((apart <= _ALIKE_LEVELS**2) | pattern)
+        return ask, np.asarray(same)
+
+    for first in range(0, len(looks), 8):
+        batch = range(first, min(first + 8, len(looks)))
+        for index, (ask, same) in zip(batch, in_threads(alike, batch, config.threads), strict=True):
+            asked[looks[index].part] |= ask
+            agreed[looks[index].part] |= same
+    return np.asarray(wanted & (agreed | ~asked))
+
+
+def _covered(
+    labels: NDArray[np.uint16],
+    looks: Sequence[_Look],
+    views: Sequence[Path],
+    known: NDArray[np.bool_],
+    loose: NDArray[np.bool_],
+    cell: float,
+    config: OrthoConfig,
+) -> NDArray[np.bool_]:
+    """Measured ground over which the picture shows a thing without heights: no other photo shows the same at that place, and it
+    hangs together with such a thing."""
+    import cv2
+
+    wanted = known & loose & (labels > 0)
+    agreed = _agreed(labels, looks, views, wanted, cell, config)
+    things = (loose & ~known).astype(np.uint8)
+    side = 2 * max(1, round(_THICK / cell)) + 1
+    alone = (cv2.blur(((wanted & ~agreed) | (things > 0)).astype(np.float32), (side, side)) > 0.5).astype(np.uint8)
+    # along a seam two photos are alike by half, since what is drawn there is half of the other
+    joined = cv2.morphologyEx(alone | things, cv2.MORPH_CLOSE, _disc(_THICK, cell))
+    _, pieces = cv2.connectedComponents(joined, connectivity=4)
+    held = np.zeros(int(pieces.max()) + 1, bool)
+    held[np.unique(pieces[things > 0])] = True
+    held[0] = False
+    return np.asarray(held[pieces] & wanted)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -876,6 +1079,15 @@ def _flood(led, labels, differs, boxes, offsets, bits):  # type: ignore[no-untyp
             else:
                 following[tail[at]] = entry
             tail[at] = entry
+
+
+_MIDDLE = 128.0
+"""Grey level that a contrast leaves as it is."""
+
+
+def _toned(contrast: float) -> NDArray[np.float32]:
+    """What a contrast makes of each of the values 0 to 255."""
+    return np.asarray(_MIDDLE * (np.arange(256) / _MIDDLE) ** contrast, np.float32)
 
 
 def _factors(exposure: _Exposure, index: int, pixels: NDArray[Any]) -> NDArray[np.float64]:
@@ -964,7 +1176,7 @@ def _draw(
         def render(v: int, part: _Part = part) -> list[tuple[int, int, NDArray[np.float32], NDArray[np.float32]]]:
             return _render(
                 read_photo(photos[names[v - 1]]), v, part, labels, row_of, col_of, lines[v - 1], scene, cell,
-                exposure.frame[v - 1], exposure.fall_off[v - 1], gains[v - 1], config.feather,
+                exposure.frame[v - 1], exposure.fall_off[v - 1], _toned(float(exposure.contrast[v - 1])), gains[v - 1], config.feather,
             )  # fmt: skip
 
         for first in range(0, len(shown), 8):
@@ -996,6 +1208,7 @@ def _draw(
         photos=names,
         gains={name: _three(np.round(np.exp(g), 4)) for name, g in zip(names, exposure.gains, strict=True)},
         fall_off={camera.id: _three(curve) for camera, curve in zip(cameras, exposure.fall_off, strict=True)},
+        contrast={name: float(contrast) for name, contrast in zip(names, exposure.contrast, strict=True)},
     )
 
 
@@ -1027,6 +1240,7 @@ def _render(
     cell: float,
     frame: NDArray[np.float64],
     fall_off: NDArray[np.float64],
+    tones: NDArray[np.float32],
     gain: NDArray[np.float32],
     feather: float,
 ) -> list[tuple[int, int, NDArray[np.float32], NDArray[np.float32]]]:
@@ -1059,7 +1273,8 @@ def _render(
                 line, scene.ground, scene.west, scene.north, scene.cell, scene.datum, top + r0, left + c0, cell, frame, fall_off,
                 map_x, map_y, light,
             )  # fmt: skip
-            colour = cv2.remap(photo, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+            seen = cv2.remap(photo, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+            colour = np.asarray(cv2.LUT(seen, tones), np.float32)
             inside = (map_x >= 0) & (map_y >= 0) & (map_x <= line[22] + line[20] - 1) & (map_y <= line[23] + line[21] - 1)
             weight[~inside] = 0
             colour *= (light * weight)[:, :, None] * gain
@@ -1068,7 +1283,8 @@ def _render(
 
 
 def levelled(mosaic: Orthomosaic, name: str, photo: Photo, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A photo's picture, RGB (rows, cols, 3), with the gains and the fall-off that the orthomosaic was drawn with."""
+    """A photo's picture, RGB (rows, cols, 3), with the gains, contrast and fall-off that the orthomosaic was drawn with."""
+    tones = _toned(mosaic.contrast.get(name, 1.0))
     gain = np.array(mosaic.gains[name], np.float32)
     curve = np.array(mosaic.fall_off[photo.camera_id])
     width, height = photo.size
@@ -1077,7 +1293,7 @@ def levelled(mosaic: Orthomosaic, name: str, photo: Photo, picture: NDArray[np.u
     for row in range(height):
         q = np.asarray((x**2 + (row + 0.5 - height / 2) ** 2) / ((width**2 + height**2) / 4), np.float64)
         factor = np.exp(_curve(curve, q)).astype(np.float32)[:, None] * gain
-        out[row] = np.rint(np.clip(picture[row] * factor, 0, 255))
+        out[row] = np.rint(np.clip(tones[picture[row]] * factor, 0, 255))
     return out
 
 

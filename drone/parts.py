@@ -35,8 +35,8 @@ from geoevidence.types import Message, Progress, no_progress
 
 Array = NDArray[np.float64]
 _PROGRAM = 0.7e9
-_PER_PHOTO_MP = 5.6e6
-_PER_MP = 130e6
+_PER_PHOTO_MP = 3.6e6
+_PER_MP = 110e6
 """Bytes that a part takes: of program and libraries, of each photo per megapixel, and of a megapixel whatever the number of photos."""
 _FEWEST = 8
 
@@ -295,6 +295,7 @@ def _products(home: Path, job: Job, number: int, block: Reconstruction, task: Pa
         photos=mosaic.photos,
         gains=dict(mosaic.gains),
         fall_off=dict(mosaic.fall_off),
+        contrast=dict(mosaic.contrast),
         points=count,
         median_views=median_views,
         median_sd=median_sd,

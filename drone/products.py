@@ -206,6 +206,7 @@ def accuracy_record(
                 "centre": [decimal_text(float(v)) for v in block.poses[name].C],
                 "rotation": [decimal_text(float(v)) for v in np.ravel(block.poses[name].R)],
                 "gains": None if mosaic is None else [decimal_text(v) for v in mosaic.gains[name]],
+                "contrast": None if mosaic is None else decimal_text(mosaic.contrast.get(name, 1.0)),
             }
             for value, name in enumerate(sorted(block.poses), start=1)
         ],

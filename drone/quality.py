@@ -537,7 +537,7 @@ class _Writer:
                     style="note",
                 )
             )
-            bounds = {"times": f"{settings.aspect_sd:g}", "edge": f"{settings.aspect_px:g}"}
+            bounds = {"times": f"{settings.shutter_sd:g}", "edge": f"{settings.shutter_px:g}"}
             blocks.append(Text(text=self.t("shutter_policy", **bounds), style="note"))
         blocks.append(Text(text=self._shutter(), style="list"))
         return Section(title=self.t("cameras"), blocks=tuple(blocks))

@@ -265,10 +265,12 @@ def _models(
     by_number = {part.number: part for part in made}
     gains: dict[str, tuple[float, float, float]] = {}
     fall_off: dict[str, tuple[float, float, float]] = {}
+    contrast: dict[str, float] = {}
     for name, number in zip(names, joined.owner.tolist(), strict=True):
         part = by_number[number]
         red, green, blue = (round(float(g * f), 4) for g, f in zip(part.gains[name], factors[number], strict=True))
         gains[name] = (red, green, blue)
+        contrast[name] = part.contrast[name]
     for part in made:
         fall_off |= {camera_id(key, part.number): curve for key, curve in part.fall_off.items()}
     used = {photo.camera_id for photo in block.flight.photos if photo.name in block.poses}
@@ -281,6 +283,7 @@ def _models(
             photos=names,
             gains=gains,
             fall_off={key: curve for key, curve in sorted(fall_off.items()) if key in used},
+            contrast=contrast,
         ),
     )
 

@@ -803,7 +803,7 @@ def rotation(yaw_deg: float, pitch_deg: float, roll_deg: float) -> NDArray[np.fl
 
 
 def project(params: tuple[float, ...], pose: Pose, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(col, row) px, shape (n, 2), of world points (n, 3); NaN behind the camera. COLMAP's OPENCV model."""
+    """(col, row) px, shape (n, 2), of world points (n, 3); NaN behind the camera and where the distortion folds. COLMAP's OPENCV model."""
     fx, fy, cx, cy, k1, k2, p1, p2 = params
     local = (np.asarray(points, np.float64) - pose.C) @ pose.R.T
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -813,7 +813,11 @@ def project(params: tuple[float, ...], pose: Pose, points: NDArray[np.float64]) 
     du = u * radial + 2 * p1 * u * v + p2 * (r2 + 2 * u * u)
     dv = v * radial + 2 * p2 * u * v + p1 * (r2 + 2 * v * v)
     pixels = np.stack([fx * du + cx, fy * dv + cy], axis=1)
-    pixels[local[:, 2] <= 0] = np.nan
+    # Beyond the radius at which the distortion stops growing, what lies beside the picture would fold back into it.
+    ends = np.roots([5 * k2, 3 * k1, 1.0])
+    ends = ends.real[(abs(ends.imag) < 1e-12) & (ends.real > 0)]
+    folded = r2 >= (ends.min() if len(ends) else np.inf)
+    pixels[(local[:, 2] <= 0) | folded] = np.nan
     return pixels
 
 

@@ -71,8 +71,11 @@ def _sample(image, x, y, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _aligned(windows, of, warps, start, image, radius, reach, likeness, contrast, iterations, pixel, good):  # type: ignore[no-untyped-def]
-    """pixel (n, 2) and good (n,): where windows[of[i]], warped by warps[i] (2, 2), is found in the image, begun at start[i]."""
+def _aligned(windows, of, warps, bows, start, image, radius, reach, likeness, contrast, iterations, pixel, good):  # type: ignore[no-untyped-def]
+    """pixel (n, 2) and good (n,): where windows[of[i]] is found in the image, begun at start[i].
+
+    A place a of the window lies at W a / (1 + h a) from it: W warps[i] (2, 2), h bows[i] (2,), 1 / px.
+    """
     side = 2 * radius + 1
     count = side * side
     height, width = image.shape
@@ -80,7 +83,7 @@ def _aligned(windows, of, warps, start, image, radius, reach, likeness, contrast
     grey, gx, gy = np.empty(count), np.empty(count), np.empty(count)
     for n in range(len(of)):
         good[n] = False
-        window, A = windows[of[n]], warps[n]
+        window, A, h = windows[of[n]], warps[n], bows[n]
         mean, power = 0.0, 0.0
         for i in range(count):
             mean += window[i]
@@ -98,7 +101,8 @@ def _aligned(windows, of, warps, start, image, radius, reach, likeness, contrast
             k, mg, mx, my = 0, 0.0, 0.0, 0.0
             for b in range(-radius, radius + 1):
                 for a in range(-radius, radius + 1):
-                    _sample(image, col + A[0, 0] * a + A[0, 1] * b - 0.5, row + A[1, 0] * a + A[1, 1] * b - 0.5, out)
+                    s = 1 / (1 + h[0] * a + h[1] * b)
+                    _sample(image, col + s * (A[0, 0] * a + A[0, 1] * b) - 0.5, row + s * (A[1, 0] * a + A[1, 1] * b) - 0.5, out)
                     grey[k], gx[k], gy[k] = out[0], out[1], out[2]
                     mg += out[0]
                     mx += out[1]
@@ -174,8 +178,8 @@ def ground_normal(model: FreeModel) -> Array:
     return np.asarray(normal if flat else view)
 
 
-def _plane_derivatives(model: FreeModel, params: Array, camera_of: NDArray[np.int64]) -> Array:
-    """(M, 2, 2) pixels per unit of length along two axes of the ground, at each observed point."""
+def _plane_derivatives(model: FreeModel, params: Array, camera_of: NDArray[np.int64]) -> tuple[Array, Array]:
+    """(M, 2, 2) pixels, and (M, 2) part by which the depth grows, per unit of length along two axes of the ground at each observed point."""
     normal = ground_normal(model)
     first = np.eye(3)[int(np.argmin(np.abs(normal)))]
     first = first - normal * float(first @ normal)
@@ -185,11 +189,12 @@ def _plane_derivatives(model: FreeModel, params: Array, camera_of: NDArray[np.in
     rotation, own = model.R[photo], params[camera_of[photo]]
     local = np.einsum("mij,mj->mi", rotation, model.points[model.obs_point] - model.C[photo])
     step = 1e-4 * local[:, 2:3]
-    columns = []
+    columns, growth = [], []
     for axis in axes:
         along = step * np.einsum("mij,j->mi", rotation, axis)
         columns.append((project_camera_points(own, local + along) - project_camera_points(own, local - along)) / (2 * step))
-    return np.stack(columns, axis=2)
+        growth.append(rotation[:, 2] @ axis / local[:, 2])
+    return np.stack(columns, axis=2), np.stack(growth, axis=1)
 
 
 def refine_ties(
@@ -214,7 +219,7 @@ def refine_ties(
     camera_of = np.array([ids.index(photos[name].camera_id) for name in model.names], np.int64)
     sizes = np.array([photos[name].size for name in model.names], float)
     owner, photo, pixel = model.obs_point, model.obs_photo, model.obs_pixel
-    plane = _plane_derivatives(model, params, camera_of)
+    plane, growth = _plane_derivatives(model, params, camera_of)
     # The reference of a track is its observation nearest to the middle of a photo, where scale and slant are least.
     eccentric = (((pixel / sizes[photo]) - 0.5) ** 2).sum(axis=1)
     order = np.lexsort((photo, eccentric, owner))
@@ -250,6 +255,9 @@ def refine_ties(
     swapped = np.stack([plane[:, 1, 1], -plane[:, 0, 1], -plane[:, 1, 0], plane[:, 0, 0]], axis=1).reshape(-1, 2, 2)
     inverse = swapped / np.where(determinant == 0, 1.0, determinant)[:, None, None]
     warps = np.einsum("mij,mjk->mik", plane, inverse[base])
+    # Seen obliquely, the window's middle is not the mean of its edges: 20 degrees and 500 px move a match by 0.01 px, alike in all photos.
+    bows = np.einsum("mk,mkj->mj", growth - growth[base], inverse[base])
+    bows *= np.minimum(1.0, 0.5 / config.radius / np.maximum(np.abs(bows).sum(axis=1), 1e-12))[:, None]
     start = pixel + np.einsum("mij,mj->mi", warps, (moved - pixel)[base])
 
     def match(index: int) -> None:
@@ -257,7 +265,7 @@ def refine_ties(
         if len(mine):
             found, good = np.zeros((len(mine), 2)), np.zeros(len(mine), bool)
             _aligned(
-                windows, owner[mine], np.ascontiguousarray(warps[mine]), start[mine], _grey(photos[model.names[index]]),
+                windows, owner[mine], np.ascontiguousarray(warps[mine]), bows[mine], start[mine], _grey(photos[model.names[index]]),
                 config.radius, config.reach_px, config.least_likeness, config.least_contrast, config.iterations, found, good,
             )  # fmt: skip
             moved[mine[good]] = found[good]

@@ -181,7 +181,7 @@ class AccuracyReport:
     length, as some programs state it. gsd: m.
     held_out_rmse: px, of tie points that took no part in the adjustment: each observation against the point that the others of
     its track give, None where there were none; held_out_observations: how many, None where nobody says.
-    rolling_shutter: (m, standard uncertainty) that the camera moved along the columns of a photo while it was read out, as far as
+    rolling_shutter: (m, standard uncertainty) that the camera moved while a photo was read out, as far as
     the photos show it and the adjustment allowed for it; None where they do not.
     ground_points: residual of each control and check point.
     check_rmse_horizontal, check_rmse_vertical: m over check points, or None without any; horizontal is sqrt(E^2 + N^2).

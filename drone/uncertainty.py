@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from drone.adjustment import Block, Priors, Reduced, covariance_of, linearised, reduced, residuals
-from drone.camera import project_camera_points
+from drone.camera import in_reach, project_camera_points
 from drone.types import ErrorField
 
 Array = NDArray[np.float64]
@@ -29,11 +29,12 @@ _EDGE_PX = 5.0  # a tie point near the edge of a picture may project a little be
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockCovariance:
-    """normal: the equations at the end; matrix: (n, n) covariance of their unknowns; free: (8, F), see `Priors.free`."""
+    """normal: the equations at the end; matrix: (n, n) covariance of their unknowns; free, pose: see `Priors`."""
 
     normal: Reduced
     matrix: Array
     free: Array
+    pose: int
 
 
 @njit(cache=True)
@@ -117,13 +118,13 @@ def block_covariance(
     start, order, cols, left, right = normal.parts
     none = np.zeros(0, np.int64)
     bare = Block(
-        R=block.R, C=block.C, params=block.params, X=np.zeros((0, 3)), offset=block.offset, photo=none, camera=none,
-        point=none, pixel=np.zeros((0, 2)), pixel_sd=np.zeros((0, 2)), share=np.zeros(0),
+        R=block.R, C=block.C, params=block.params, velocity=block.velocity, slip=block.slip, X=np.zeros((0, 3)), offset=block.offset, photo=none,
+        camera=none, point=none, pixel=np.zeros((0, 2)), pixel_sd=np.zeros((0, 2)), phase=np.zeros(0), share=np.zeros(0),
         group=none,
     )  # fmt: skip
     no_points = Priors(
         gps=priors.gps, gps_sd=priors.gps_sd, offset_sd=priors.offset_sd, control=np.zeros((0, 3)), control_sd=np.zeros((0, 3)),
-        down=priors.down, down_sd=priors.down_sd, params=priors.params, params_sd=priors.params_sd, free=priors.free,
+        down=priors.down, down_sd=priors.down_sd, slip_sd=priors.slip_sd, params=priors.params, params_sd=priors.params_sd, free=priors.free,
     )  # fmt: skip
     meat = reduced(bare, no_points, huber=huber).S
     _scores(start, order, cols, left, right, normal.inverse, block.share * effect, priors.control_sd, meat)
@@ -146,7 +147,7 @@ def block_covariance(
         matrix[np.ix_(rest, focal)] = follow * variance
         matrix[np.ix_(focal, rest)] = (follow * variance).T
         matrix[focal, focal] = variance
-    return BlockCovariance(normal=normal, matrix=matrix, free=priors.free)
+    return BlockCovariance(normal=normal, matrix=matrix, free=priors.free, pose=priors.pose)
 
 
 def _clipped(block: Block, tie: NDArray[np.bool_], huber: float) -> Array:
@@ -228,14 +229,16 @@ def pivoted_factor(matrix, tolerance):  # type: ignore[no-untyped-def]
     return factor
 
 
-def _pixel_derivatives(block: Block, photo: Ints, camera: Ints, place: Array, free: Array) -> tuple[Array, Array]:
+def _pixel_derivatives(
+    block: Block, photo: Ints, camera: Ints, place: Array, phase: Array, covariance: BlockCovariance
+) -> tuple[Array, Array]:
     """Derivatives of the pixels (m, 2) of one place (3,) in photos (m,), by the free camera parameters and the pose
-    (m, 2, F + 6) and by the place (m, 2, 3), in px.
+    (m, 2, F + pose) and by the place (m, 2, 3), in px.
     """
     count = len(photo)
     _, left, right = linearised(
-        block.R, block.C, block.params, place[None], photo, camera, np.zeros(count, np.int64), np.zeros((count, 2)),
-        np.ones((count, 2)), np.ones(count), free, 1e18,
+        block.R, block.C, block.params, block.velocity, block.slip, place[None], photo, camera, np.zeros(count, np.int64), np.zeros((count, 2)),
+        np.ones((count, 2)), phase, np.ones(count), covariance.free, covariance.pose, 1e18,
     )  # fmt: skip
     return left, right
 
@@ -247,14 +250,13 @@ def ground_sensitivity(
 
     A place is intersected, by least squares of pixels, from all photos that have it in their picture. sizes: (K, 2) (width, height) px.
     """
-    free = covariance.free
-    width, cameras = free.shape[1], len(block.params)
+    width, pose, cameras = covariance.free.shape[1], covariance.pose, len(block.params)
     result, usable = np.zeros((len(places), 3, len(covariance.matrix))), np.zeros(len(places), bool)
     for index, place in enumerate(places):
         local = np.einsum("pij,pj->pi", block.R, place - block.C)
-        ahead = local[:, 2] > 0
-        pixels = np.full((len(local), 2), -1.0)
-        pixels[ahead] = project_camera_points(block.params[camera_of[ahead]], local[ahead])
+        ahead = in_reach(block.params[camera_of, :8], local)
+        pixels = np.full((len(local), 2), -_EDGE_PX - 1)
+        pixels[ahead] = project_camera_points(block.params[camera_of[ahead], :8], local[ahead])
         seen = np.flatnonzero(((pixels >= -_EDGE_PX) & (pixels <= sizes[camera_of] + _EDGE_PX)).all(axis=1))
         if len(seen) < 2:
             continue
@@ -262,15 +264,17 @@ def ground_sensitivity(
         ray /= np.linalg.norm(ray, axis=1)[:, None]
         if float(np.einsum("ik,jk->ij", ray, ray).min()) > math.cos(math.radians(min_angle_deg)):
             continue
-        left, right = _pixel_derivatives(block, seen, camera_of[seen], place, free)
+        # In which row the place lies is known well enough from the middle of the exposure.
+        phase = pixels[seen, 1] / sizes[camera_of[seen], 1] - 0.5
+        left, right = _pixel_derivatives(block, seen, camera_of[seen], place, phase, covariance)
         inverse = covariance_of(np.einsum("mea,meb->ab", right, right))
         gain = -np.einsum("ab,meb,mec->mac", inverse, right, left)
         usable[index] = True
         for k, photo in enumerate(seen):
             first = camera_of[photo] * width
             result[index][:, first : first + width] += gain[k, :, :width]
-            first = cameras * width + 6 * photo
-            result[index][:, first : first + 6] += gain[k, :, width:]
+            first = cameras * width + pose * photo
+            result[index][:, first : first + pose] += gain[k, :, width:]
     return result, usable
 
 

@@ -7,7 +7,8 @@ the ground of this flight, or darker, or brighter in one photo than in another (
 lie below its level (a bed seen through the surface, which refraction lifts) or that are islands of doubtful heights are taken out.
 
 What it does not do: no height is given to water; still, clear or overgrown water that photos agree on is not found; wet
-ground, snow and a shadow that fulfil all three conditions are called water too. The reasons say which evidence there was.
+ground, snow and a shadow that fulfil all three conditions are called water too; nor is water called so where fewer photos look: an empty
+place is no evidence there (`open_rim` says that it may go on). The reasons say which evidence there was.
 """
 
 from __future__ import annotations
@@ -76,13 +77,15 @@ class WaterConfig:
 class WaterBody:
     """One water. level: height of its shore (m), spread: how far the shore departs from it (m, quartile range); area: m2 on the grid.
 
-    reasons: bits (`DISAGREE` ...).
+    reasons: bits (`DISAGREE` ...). open_rim: m of its outline (sides of cells) behind which too few photos look to tell: there the water
+    may go on, and nothing is said.
     """
 
     level: float
     spread: float
     area: float
     reasons: int
+    open_rim: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -116,6 +119,7 @@ def find_water(reconstruction: Reconstruction, surface: SurfaceModel, *, config:
     plain = ndimage.median_filter(looks.texture, 3) < config.plain_factor * (np.median(looks.texture[land]) if land.any() else 0)
     candidate = ndimage.binary_opening(empty & plain & (looks.views >= config.min_views), structure=np.ones((3, 3)))
     result = np.zeros(height.shape, np.uint8)
+    not_judged = np.pad(empty & (looks.views < config.min_views), 1, constant_values=True)
     bodies = []
     if land.any():
         typical = [float(np.median(part[land])) for part in (looks.texture, looks.change, looks.brightness)]
@@ -142,13 +146,25 @@ def find_water(reconstruction: Reconstruction, surface: SurfaceModel, *, config:
             if reasons & LEVEL and reasons & (SMOOTH | CHANGING | DARK):
                 result[around][inside] = reasons
                 bodies.append(
-                    WaterBody(level=level, spread=spread, area=float(np.count_nonzero(inside) * size**2), reasons=reasons)
+                    WaterBody(
+                        level=level,
+                        spread=spread,
+                        area=float(np.count_nonzero(inside) * size**2),
+                        reasons=reasons,
+                        open_rim=_sides(np.argwhere(labels == number), not_judged) * size,
+                    )
                 )
     fine = _fine(result, surface, bodies, factor)
     return Water(
         reasons=Raster(data=fine[None], grid=grid, nodata=None, unit="1"),
         bodies=tuple(sorted(bodies, key=lambda body: (-body.area, body.level))),
     )
+
+
+def _sides(cells: NDArray[np.int64], padded: NDArray[np.bool_]) -> int:
+    """Sides of cells (n, 2: row, column) behind which the mask, padded by one cell all around, is set."""
+    around = ((0, 1), (2, 1), (1, 0), (1, 2))
+    return int(sum(np.count_nonzero(padded[cells[:, 0] + down, cells[:, 1] + across]) for down, across in around))
 
 
 def mask_water(surface: SurfaceModel, water: Water) -> SurfaceModel:

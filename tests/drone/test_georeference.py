@@ -15,7 +15,7 @@ from drone.camera import opencv_params, project, rays, triangulate
 from drone.georeference import AdjustConfig, FreeModel, attitude_rotation, georeference, similarity
 from drone.synthetic import rotation
 from drone.types import Camera, Flight, Pose, Reconstruction
-from tests.drone.simulated_block import GSD, HEIGHT, TRUE_PARAMS, Simulated, simulate
+from tests.drone.simulated_block import GSD, HEIGHT, SIZE, TRUE_PARAMS, Simulated, simulate
 
 
 def centre_errors(simulated: Simulated, block: Reconstruction) -> np.ndarray:
@@ -75,6 +75,32 @@ def test_looking_down_north_up() -> None:
     assert np.abs(attitude_rotation((0, -90, 0)) - np.diag([1.0, -1, -1])).max() < 1e-15
 
 
+def test_what_lies_far_beside_a_photo_is_not_in_it() -> None:
+    """A lens whose polynomial turns back at r = 1.24 and is zero at r = 2 would show what lies 63 degrees off the axis in the middle."""
+    camera = Camera(
+        id="cam",
+        model="OPENCV",
+        params=(500, 500, 300, 225, -0.16, -0.0225, 0, 0),
+        size=(600, 450),
+        make_model="",
+        focal_prior=None,
+    )
+    pose = Pose(R=np.diag([1.0, -1, -1]), C=np.array([0.0, 0, 50]))
+    pixels = project(camera, pose, np.array([[20.0, 0, 0], [100.0, 0, 0], [0.0, 0, 60]]))
+    assert pixels[0, 0] == pytest.approx(300 + 500 * 0.4 * (1 - 0.16 * 0.16 - 0.0225 * 0.0256))
+    assert np.isnan(pixels[1:]).all()
+    # A lens that grows for good reaches everywhere ahead.
+    wide = replace(camera, params=(500, 500, 300, 225, 0.01, 0.01, 0, 0))
+    assert np.isfinite(project(wide, pose, np.array([[400.0, 0, 0]]))).all()
+    # One that turns back and grows again is one-to-one only before it turns.
+    bent = replace(camera, params=(500, 500, 300, 225, -0.8, 0.2, 0, 0))
+    assert np.isnan(project(bent, pose, np.array([[25.0, 0, 0], [50.0, 0, 0], [100.0, 0, 0]]))[:, 0]).tolist() == [
+        False,
+        True,
+        True,
+    ]
+
+
 # --- adjustment -------------------------------------------------------------------------------------------------------
 
 
@@ -82,28 +108,31 @@ def test_derivatives_agree_with_differences() -> None:
     simulated = simulate(points=60)
     model = simulated.model
     block = Block(
-        R=model.R, C=model.C, params=TRUE_PARAMS[None].copy(), X=model.points, offset=np.zeros(3), photo=model.obs_photo,
+        R=model.R, C=model.C, params=np.append(TRUE_PARAMS, 0.03)[None], velocity=np.full(model.C.shape, (0.3, 4.0, -0.2)), slip=np.zeros(model.C.shape),
+        X=model.points, offset=np.zeros(3), photo=model.obs_photo,
         camera=np.zeros(len(model.obs_photo), np.int64), point=model.obs_point, pixel=model.obs_pixel,
-        pixel_sd=np.full((len(model.obs_photo), 2), 0.7),
+        pixel_sd=np.full((len(model.obs_photo), 2), 0.7), phase=model.obs_pixel[:, 1] / SIZE[1] - 0.5,
         share=np.ones(len(model.obs_photo)), group=np.zeros(len(model.obs_photo), np.int64),
     )  # fmt: skip
 
     def moved(column: int, h: float) -> np.ndarray:
         shift = np.zeros(3)
-        shift[(column - 8) % 3] = h
-        if column < 8:
-            other = replace(block, params=block.params + h * np.eye(8)[column])
-        elif column < 11:
+        shift[column % 3] = h
+        if column < 9:
+            other = replace(block, params=block.params + h * np.eye(9)[column])
+        elif column < 12:
             other = replace(block, R=rotations(shift[None]) @ block.R)
-        elif column < 14:
+        elif column < 15:
             other = replace(block, C=block.C + shift)
+        elif column < 18:
+            other = replace(block, slip=block.slip + shift)
         else:
             other = replace(block, X=block.X + shift)
         return residuals(other) / block.pixel_sd
 
-    _, left, right = _jacobians(block, np.eye(8), 1e9)
+    _, left, right = _jacobians(block, np.eye(9), 9, 1e9)
     derivatives = np.concatenate([left, right], axis=2)
-    for column in range(17):
+    for column in range(21):
         h = 1e-5
         numeric = (moved(column, h) - moved(column, -h)) / (2 * h)
         # Central differences: truncation h^2 and rounding 1e-13 / h, relative to the largest derivative.
@@ -231,14 +260,17 @@ def dome(block: Reconstruction, simulated: Simulated) -> float:
 
 
 def test_common_errors_of_pixels_do_not_arch_the_block() -> None:
-    """A rolling shutter (1.5 m of flight a photo) bends the lens, and the lens the block, unless heights may hold it flat."""
+    """A rolling shutter (1.5 m of flight a photo) that is not allowed for bends the lens, and the lens the block, unless heights may
+    hold it flat.
+    """
     simulated = simulate(
         20, gps_noise=(0.4, 0.4, 0.1), gps_offset=(0, 0, 0), points=1500, readout_m=1.5, sway_deg=0.2, focal_prior_sd=0.01
     )
     photos = tuple(replace(p, relative_altitude=(p.position or (0, 0, 0))[2] - 20.0) for p in simulated.flight.photos)
     flight = replace(simulated.flight, photos=photos)
-    shared = abs(dome(georeference(simulated.model, flight), simulated))
-    counted_singly = abs(dome(georeference(simulated.model, flight, config=AdjustConfig(independent=10**6)), simulated))
+    unaware = AdjustConfig(shutter_sd=1e9)
+    shared = abs(dome(georeference(simulated.model, flight, config=unaware), simulated))
+    counted_singly = abs(dome(georeference(simulated.model, flight, config=replace(unaware, independent=10**6)), simulated))
     # 24 heights of 0.1 m tell the middle from the edge to about 0.05 m.
     assert shared < 0.1
     assert counted_singly > 2 * shared

@@ -67,6 +67,7 @@ def part(
         photos=(name,),
         gains={name: (gain,) * 3, "shared.JPG": (gain,) * 3},  # type: ignore[dict-item]
         fall_off={"cam": (0.0, 0.0, 0.0)},
+        contrast={},
         points=1,
         median_views=3.0,
         median_sd=0.01,

@@ -154,7 +154,7 @@ def test_the_report_says_what_it_rests_on_and_what_is_missing(tmp_path: Path) ->
         accuracy=replace(block.accuracy, held_out_rmse=0.52, held_out_observations=4321, rolling_shutter=(0.31, 0.04)),
         flight=replace(block.flight, rejected={"damaged.JPG": Message(id="drone.truncated_jpeg", values={"path": "damaged.JPG", "size": 6})}),
         unregistered={"blurred.JPG": Message(id="drone.not_a_photo", values={})},
-        parameters={"adjust": {"aspect_sd": "7.0"}},
+        parameters={"adjust": {"shutter_sd": "7.0"}},
     )  # fmt: skip
     surface, mosaic, cloud = _products(block)
     overlap, grid = photos_per_cell(block, surface, longest=50)

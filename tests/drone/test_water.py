@@ -39,6 +39,19 @@ def test_dry_ground_holds_no_water() -> None:
     assert again.reasons.data.tobytes() == water.reasons.data.tobytes()
 
 
+def test_the_outline_where_too_few_photos_look_is_counted() -> None:
+    """A water of 3 x 2 cells: two sides behind which nobody looks, and three at the rim of the grid."""
+    from drone.water import _sides
+
+    not_judged = np.zeros((6, 7), bool)
+    not_judged[2:4, 6] = True
+    rows, cols = np.mgrid[2:4, 3:6]
+    cells = np.column_stack([rows.ravel(), cols.ravel()])
+    padded = np.pad(not_judged, 1, constant_values=True)
+    assert _sides(cells, padded) == 2
+    assert _sides(cells + [2, 0], padded) == 3 + 0
+
+
 @pytest.mark.parametrize("setting", [{"min_views": 1}, {"dark_share": 2.0}, {"changing_factor": 0.5}])
 def test_settings_out_of_range_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
