@@ -1,8 +1,9 @@
 """Ours, pyxccd and nrt on the real sets: what they flag, how far they agree, and blind sheets to count precision by eye.
 
-    python bench/satellite_real.py [--out DIR] [--data DIR] [--sets NAME ...] [--no-sheets]     run, write sheets and key
-    python bench/satellite_real.py --record NAME=ANSWERS.txt [--out DIR]                        note what was counted
-    python bench/satellite_real.py --score [--out DIR]                                          join counts and key
+    python bench/satellite_real.py [--out DIR] [--data DIR] [--sets NAME ...] [--sheets all|new|none]    run, write sheets and key
+    python bench/satellite_real.py --draw [--sheets all|new] [--out DIR]              sheets and key again, from the dates in DIR
+    python bench/satellite_real.py --record NAME=ANSWERS.txt [--out DIR]                                 note what was counted
+    python bench/satellite_real.py --score [--out DIR]                                                   join counts and key
 
 In: the satellite sets of the shared data, `bench/real_counts.csv` (answers by place and date, made without the key). Out: tables on
 stdout; in DIR the sheets, `key_<set>.json` (which detectors flagged an item) and the dates found. Every detector gets the same
@@ -51,9 +52,11 @@ PYXCCD = ("COLD", "S-CCD (pyxccd)")
 NAMES = ("ours", *PYXCCD, *NRT)
 HALF = 20
 """Half width of a chip, px."""
-ZOOM = 3
+ZOOM = 6
 SIZE = ZOOM * (2 * HALF + 1)
-PER_SHEET = 14
+PLOT = 472
+"""Width of the plot, px."""
+PER_SHEET = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -379,7 +382,7 @@ def _chip(site: Site, item: Item, index: int) -> Image.Image:
     picture[top - item.row + HALF : bottom - item.row + HALF, left - item.col + HALF : right - item.col + HALF] = part
     image = Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.NEAREST)
     corner = ZOOM * HALF
-    ImageDraw.Draw(image).rectangle((corner - 4, corner - 4, corner + ZOOM + 3, corner + ZOOM + 3), outline=(255, 255, 0))
+    ImageDraw.Draw(image).rectangle((corner - 2, corner - 2, corner + ZOOM + 1, corner + ZOOM + 1), outline=(255, 255, 0))
     return image
 
 
@@ -406,7 +409,7 @@ def _strip(site: Site, item: Item) -> Image.Image:
     pen = ImageDraw.Draw(canvas)
     pen.rectangle((3 * ZOOM * HALF - 2, 0, 3 * ZOOM * (HALF + 1) + 1, height * len(shown)), outline=(255, 255, 0))
     for k, year in enumerate(shown):
-        pen.text((2, k * height - 1), f"{year % 100:02d}", fill=(255, 255, 255), font=ImageFont.load_default(9))
+        pen.text((2, k * height - 1), f"{year % 100:02d}", fill=(255, 255, 255), font=ImageFont.load_default(12))
         if centre is not None and year == centre:
             pen.line((0, k * height, 3 * SIZE, k * height), fill=(255, 60, 60))
     return canvas
@@ -414,7 +417,7 @@ def _strip(site: Site, item: Item) -> Image.Image:
 
 def _plot(site: Site, item: Item) -> Image.Image:
     """NDVI (green, 0 to 1) and a second line over time, the date in blue, years marked."""
-    width, height = 236, SIZE
+    width, height = PLOT, SIZE
     image = Image.new("RGB", (width, height), (255, 255, 255))
     pen = ImageDraw.Draw(image)
     first, last = int(site.block.days[0]), int(site.block.days[-1])
@@ -427,7 +430,7 @@ def _plot(site: Site, item: Item) -> Image.Image:
     for year in range(_year_day(first)[0], _year_day(last)[0] + 1):
         at = x(int((np.datetime64(f"{year}-01-01") - EPOCH).astype(int)))
         pen.line((at, 0, at, height), fill=(215, 215, 215))
-        pen.text((at + 2, height - 11), f"{year % 100:02d}", fill=(110, 110, 110), font=ImageFont.load_default(9))
+        pen.text((at + 2, height - 13), f"{year % 100:02d}", fill=(110, 110, 110), font=ImageFont.load_default(11))
     for level in (0.25, 0.5, 0.75):
         pen.line((0, height * (1 - level), width, height * (1 - level)), fill=(232, 232, 232))
     if item.day != NODATE:
@@ -438,34 +441,45 @@ def _plot(site: Site, item: Item) -> Image.Image:
             day, value = int(site.block.days[k]), float(series[k, item.row, item.col]) / most
             if first <= day <= last:
                 at, up = x(day), height * (1 - min(max(value, 0), 1))
-                pen.ellipse((at - 1.5, up - 1.5, at + 1.5, up + 1.5), fill=colour)
+                pen.ellipse((at - 2, up - 2, at + 2, up + 2), fill=colour)
     return image
 
 
-def write_sheets(site: Site, name: str, items: Sequence[Item], out: Path) -> None:
-    """PNG pages of `PER_SHEET` items in two columns; an item's number and dates are all that is written on them."""
-    font = ImageFont.load_default(10)
-    width, height = 3 * (SIZE + 2) + 240, SIZE + 14
-    for page in range(math.ceil(len(items) / PER_SHEET)):
-        chosen = items[page * PER_SHEET : (page + 1) * PER_SHEET]
-        sheet = Image.new("RGB", (2 * width, height * math.ceil(len(chosen) / 2)), (255, 255, 255))
+def write_sheets(site: Site, name: str, items: Sequence[Item], numbers: Sequence[int], out: Path) -> None:
+    """PNG pages of `PER_SHEET` of the items; an item's number and dates are all that is written on them."""
+    for old in out.glob(f"{name}_[0-9]*.png"):
+        old.unlink()
+    font = ImageFont.load_default(12)
+    step, line = SIZE + 2, 16
+    for page in range(math.ceil(len(numbers) / PER_SHEET)):
+        chosen = numbers[page * PER_SHEET : (page + 1) * PER_SHEET]
+        sheet = Image.new("RGB", (3 * step + PLOT, (SIZE + line) * len(chosen)), (255, 255, 255))
         pen = ImageDraw.Draw(sheet)
-        for k, item in enumerate(chosen):
-            left, top = (k % 2) * width, (k // 2) * height
-            number = f"{page * PER_SHEET + k + 1:03d}"
+        for k, number in enumerate(chosen):
+            item, top = items[number - 1], k * (SIZE + line)
             if site.strip:
-                sheet.paste(_strip(site, item), (left, top + 12))
-                pen.text((left + 2, top), f"#{number}", fill=(0, 0, 0), font=font)
+                sheet.paste(_strip(site, item), (0, top + line))
+                pen.text((2, top), f"#{number:03d}", fill=(0, 0, 0), font=font)
             else:
                 for c, index in enumerate(_chip_dates(site, item)):
-                    sheet.paste(_chip(site, item, index), (left + c * (SIZE + 2), top + 12))
-                    text = ("#" + number + "  " if c == 0 else "") + _day(int(site.block.days[index]))
-                    pen.text((left + c * (SIZE + 2) + 2, top), text, fill=(0, 0, 0), font=font)
-            sheet.paste(_plot(site, item), (left + 3 * (SIZE + 2), top + 12))
-            pen.text(
-                (left + 3 * (SIZE + 2) + 2, top), _day(item.day) if item.day != NODATE else "no date", fill=(0, 0, 0), font=font
-            )
+                    sheet.paste(_chip(site, item, index), (c * step, top + line))
+                    text = (f"#{number:03d}  " if c == 0 else "") + _day(int(site.block.days[index]))
+                    pen.text((c * step + 2, top), text, fill=(0, 0, 0), font=font)
+            sheet.paste(_plot(site, item), (3 * step, top + line))
+            pen.text((3 * step + 2, top), _day(item.day) if item.day != NODATE else "no date", fill=(0, 0, 0), font=font)
         sheet.save(out / f"{name}_{page + 1}.png", optimize=True)
+
+
+def to_judge(name: str, items: Sequence[Item], counts: Sequence[dict[str, str]]) -> list[int]:
+    """Numbers of the items nobody has looked at, among as many drawn from those that were.
+
+    What is new after a change of one detector is all of that detector: judged alone the sheets would not be blind. What is judged
+    twice says how far two counts agree.
+    """
+    new = [k + 1 for k, i in enumerate(items) if not answer_of(counts, name, i.row, i.col, i.day)]
+    known = sorted(set(range(1, len(items) + 1)) - set(new))
+    again = np.random.default_rng([SEED, 101]).permutation(known)[: len(new)].tolist()
+    return sorted(new + again)
 
 
 def write_key(site: Site, name: str, items: Sequence[Item], out: Path) -> None:
@@ -486,18 +500,28 @@ def _write(path: Path, text: str) -> None:
 
 
 def record(name: str, answers: Path, out: Path) -> None:
-    """Adds counted answers (lines `item answer`, answer y, n or u, rest of the line a note) to the counts, by place and date."""
+    """Adds counted answers (lines `item answer`, answer y, n or u, rest of the line a note) to the counts, by place and date.
+
+    What was counted before stands; how often the new answer is the same is printed.
+    """
     key = {row["item"]: row for row in json.loads((out / f"key_{name}.json").read_text(encoding="utf-8"))}
-    rows = [row for row in _read_counts() if row["set"] != name]
+    before = _read_counts()
+    rows = list(before)
+    twice: Counter[tuple[str, str]] = Counter()
     for line in answers.read_text(encoding="utf-8").splitlines():
         if line.strip():
             number, answer, *note = line.split(maxsplit=2)
             item = key[int(number)]
+            known = answer_of(before, name, item["row"], item["col"], item["day"])
+            if known:
+                twice[known, ANSWERS[answer]] += 1
+                if known != ANSWERS[answer]:
+                    print(f"{name} {number}: {known} before, {ANSWERS[answer]} now")
+                continue
             when = "" if item["day"] == NODATE else _day(item["day"])
             rows.append(
                 {
                     "set": name,
-                    "item": str(item["item"]),
                     "row": str(item["row"]),
                     "col": str(item["col"]),
                     "date": when,
@@ -507,10 +531,12 @@ def record(name: str, answers: Path, out: Path) -> None:
             )
     part = COUNTS.with_name(COUNTS.name + ".part")
     with part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["set", "item", "row", "col", "date", "answer", "note"], lineterminator="\n")
+        writer = csv.DictWriter(file, ["set", "row", "col", "date", "answer", "note"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: (row["set"], int(row["item"]))))
+        writer.writerows(sorted(rows, key=lambda row: (row["set"], int(row["row"]), int(row["col"]), row["date"])))
     os.replace(part, COUNTS)
+    same = sum(count for (old, new), count in twice.items() if old == new)
+    print(f"{name}: {sum(twice.values())} counted before, {same} of them the same now; (before, now): {dict(twice)}")
 
 
 def _read_counts() -> list[dict[str, str]]:
@@ -726,13 +752,28 @@ def print_series(data: Path) -> None:
 # ------------------------------------------------------------------------------------------------ main
 
 
+def _draw(site: Site, found: dict[str, NDArray[np.int32]], sheets: str, out: Path) -> None:
+    """Keys and sheets of one set."""
+    counts = _read_counts()
+    for title, items in (
+        (site.name, draw_items(site, found)),
+        (f"{site.name}_unflagged", draw_unflagged(site, found["ours"], site.sample[0])),
+    ):
+        write_key(site, title, items, out)
+        if sheets != "none":
+            numbers = to_judge(title, items, counts) if sheets == "new" else list(range(1, len(items) + 1))
+            write_sheets(site, title, items, numbers, out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     shared = Path(os.environ.get("GEOEVIDENCE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     parser.add_argument("--data", type=Path, default=shared / "data" / "satellite")
     parser.add_argument("--out", type=Path, default=Path("real_out"))
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--no-sheets", action="store_true")
+    parser.add_argument("--sheets", default="all", choices=("all", "new", "none"))
+    parser.add_argument("--draw", action="store_true")
+    parser.add_argument("--ours", action="store_true", help="only ours anew; the others' dates are those in --out")
     parser.add_argument("--no-series", action="store_true")
     parser.add_argument("--record", metavar="NAME=FILE")
     parser.add_argument("--score", action="store_true")
@@ -746,6 +787,11 @@ def main() -> None:
         print_score(options.out)
         print_found(options.out)
         return
+    if options.draw:
+        for chosen in options.sets:
+            with np.load(options.out / f"dates_{chosen}.npz", allow_pickle=False) as dates:
+                _draw(SETS[chosen](options.data), {name: dates[name] for name in NAMES}, options.sheets, options.out)
+        return
     for detector in map(_detector, NAMES):
         if not detector.version():
             raise SystemExit(f"{detector.name}: {detector.package} is not installed (docs/methods/satellite_peers.md says how)")
@@ -754,20 +800,18 @@ def main() -> None:
     for chosen in options.sets:
         site = SETS[chosen](options.data)
         found, seconds = {}, {}
-        for name in NAMES:
+        if options.ours:
+            with np.load(options.out / f"dates_{chosen}.npz", allow_pickle=False) as dates:
+                found = {name: dates[name] for name in NAMES}
+            seconds = dict.fromkeys(NAMES, math.nan)
+        for name in NAMES[:1] if options.ours else NAMES:
             begin = time.perf_counter()
             found[name] = run(name, site.block, site.ndvi, history_years=site.history_years).dates
             seconds[name] = time.perf_counter() - begin
         print_counts(site, found, seconds)
         print_false_alarms(site, found, options.data)
         np.savez_compressed(options.out / f"dates_{site.name}.npz", **{name: dates for name, dates in found.items()})  # type: ignore[arg-type]
-        if not options.no_sheets:
-            for title, items in (
-                (site.name, draw_items(site, found)),
-                (f"{site.name}_unflagged", draw_unflagged(site, found["ours"], site.sample[0])),
-            ):
-                write_sheets(site, title, items, options.out)
-                write_key(site, title, items, options.out)
+        _draw(site, found, options.sheets, options.out)
         sys.stdout.flush()
     print("\ns1_rtc_10SGD is radar backscatter: no detector here is made for it, none was run.")
     if not options.no_series:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from satellite.medians import median_last
-from satellite.types import Cube, Observed
+from satellite.types import Cube
 
 _BOX = np.ones((3, 3), bool)
 _BLOCK_DAYS = 30
@@ -79,21 +79,20 @@ def departure_of(
     start = before - _YEARS if since is None else max(since, before - _YEARS)
     end = after + _YEARS if until is None else min(until, after + _YEARS)
     own_rows, own_cols = np.nonzero(inside)
-    clear = (cube.observed[:, own_rows, own_cols] == Observed.CLEAR).mean(axis=1) >= 0.5
+    clear = cube.clear_at(own_rows, own_cols).mean(axis=1) >= 0.5
     dates = np.flatnonzero(clear & (days >= start) & (days <= end))
     old = days[dates] <= before
     if len(rows) < _ALIKE or old.sum() < 2:
         return None
-    event = median_last(cube.at(own_rows, own_cols)[dates])
-    around = cube.at(rows, cols)[dates]
-    apart = ((around[old] - event[old, :, None]) ** 2).sum(axis=1)
+    event = median_last(cube.at(own_rows, own_cols, dates))
+    apart = ((cube.at(rows, cols, dates[old]) - event[old, :, None]) ** 2).sum(axis=1)
     seen = np.isfinite(apart)
     unlike = np.where(seen, apart, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
     unlike[seen.sum(axis=0) < 0.5 * old.sum()] = np.inf
     alike = np.argsort(unlike, kind="stable")[:_ALIKE]
     if not np.isfinite(unlike[alike]).all():
         return None
-    difference = event - median_last(around[:, :, alike])
+    difference = event - median_last(cube.at(rows[alike], cols[alike], dates))
     known = np.isfinite(difference).all(axis=1)
     difference, shown = difference[known], days[dates][known]
     sides = [_monthly(difference[side], shown[side]) for side in (shown <= before, shown >= after)]

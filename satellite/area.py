@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_erosion
 from scipy.spatial import cKDTree
 
-from satellite.medians import median_first, median_last
-from satellite.types import Cube, Observed
+from satellite.medians import median_first, median_last, median_of, median_of_parts
+from satellite.types import Cube
 
 _YEAR = 365.2425
 _BOX = np.ones((3, 3), bool)
@@ -130,8 +131,8 @@ def changed_shares(
     targets = np.flatnonzero(is_edge | is_ring | tried | is_core)
     common = _common(old, drift, place, quiet_places, targets, config)
     fresh = _fresh(new, place, np.flatnonzero(is_core), targets, config, seen)
-    y = drift[:, :, targets] - common
-    x = fresh - old[:, :, targets] - common
+    y = drift.take(targets, axis=2) - common
+    x = fresh - old.take(targets, axis=2) - common
     quiet_of = is_quiet[targets]
     if not np.isfinite(y[:, :, quiet_of]).any(axis=(0, 2)).all():
         return None
@@ -188,9 +189,7 @@ def _states(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(t, band, n) old state expected on each new date, from old dates of the same season, and the values of that date."""
     days = cube.days.astype(np.int64)
-    values = cube.at(rows, cols).astype(np.float64)
-    clear = cube.observed[:, rows, cols] == Observed.CLEAR
-    enough = clear.mean(axis=1) >= 0.5
+    enough = cube.clear_at(rows, cols).mean(axis=1) >= 0.5
     first = np.flatnonzero(enough & (days >= period[0]) & (days <= period[1]))
     second = np.flatnonzero(enough & (days >= after) & (days < after + config.after_days))
     apart = np.abs(np.mod(days[second], _YEAR)[:, None] - np.mod(days[first], _YEAR)[None, :])
@@ -200,9 +199,8 @@ def _states(
         if (match.any(axis=1)).sum() >= 3:
             break
     kept = match.any(axis=1)
-    old = [median_first(values[first[m]]) for m in match[kept]]
-    shape = (0, *values.shape[1:])
-    return (np.stack(old) if old else np.empty(shape)), values[second[kept]]
+    old = median_of_parts(cube.at(rows, cols, first).astype(np.float64), match[kept])
+    return old, cube.at(rows, cols, second[kept]).astype(np.float64)
 
 
 def _common(
@@ -214,19 +212,33 @@ def _common(
     config: AreaConfig,
 ) -> NDArray[np.float64]:
     """(t, band, target) what unchanged pixels nearby and alike before did between the old and the new dates."""
-    usual = median_last(old[:, :, quiet])
-    look = np.nan_to_num(old - usual[:, :, None])[:: max(1, len(old) // _LOOKS)].reshape(-1, old.shape[2])
+    step = max(1, len(old) // _LOOKS)
+    usual = median_last(old[::step].take(quiet, axis=2))
+    look = np.nan_to_num(old[::step] - usual[:, :, None]).reshape(-1, old.shape[2])
     tree = cKDTree(place[quiet])
     wanted = min(len(quiet), (2 * config.reach_pixels + 1) ** 2 // 2)
     _, candidates = tree.query(place[targets], k=wanted)
     others = quiet[candidates.reshape(len(targets), -1)]
-    unlike = np.stack(
-        [((look[:, row] - look[:, [target]]) ** 2).sum(axis=0) for row, target in zip(others, targets, strict=True)]
-    )
+    unlike = _squared_distances(np.ascontiguousarray(look.T), others, targets)
     # a pixel does not stand for itself
     unlike[others == targets[:, None]] = np.inf
     chosen = np.argsort(unlike, axis=1, kind="stable")[:, : min(config.similar, wanted - 1)]
-    return median_last(drift[:, :, np.take_along_axis(others, chosen, axis=1)])
+    return median_of(drift, np.take_along_axis(others, chosen, axis=1))
+
+
+@njit(cache=True, nogil=True)
+def _squared_distances(look, others, targets):  # type: ignore[no-untyped-def]
+    """(target, n) squared distances of the rows `others` (target, n) of `look` from those of the targets."""
+    out = np.empty(others.shape, np.float64)
+    for i in range(others.shape[0]):
+        own = look[targets[i]]
+        for j in range(others.shape[1]):
+            other = look[others[i, j]]
+            total = 0.0
+            for k in range(look.shape[1]):
+                total += (other[k] - own[k]) ** 2
+            out[i, j] = total
+    return out
 
 
 def _fresh(
@@ -250,7 +262,7 @@ def _fresh(
         allowed = far | ~np.isin(targets, core)[:, None]
     order = np.argsort(~allowed, axis=1, kind="stable")[:, : config.interior]
     chosen, allowed = np.take_along_axis(chosen, order, axis=1), np.take_along_axis(allowed, order, axis=1)
-    return median_last(np.where(allowed, new[:, :, chosen], np.nan))
+    return median_of(new, chosen, allowed)
 
 
 def _projected(

@@ -8,8 +8,10 @@ beside an asset is looked at. No pixel is read here.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,21 @@ class AssetReader:
         self.files: dict[str, str] = {}
         self.pool = GridPool()
         self._seen: dict[Path, dict[str, Any]] = {}
+
+    def digest_all(self, paths: Iterable[Path]) -> None:
+        """Note the SHA-256 of many files, several at a time; of those that cannot be read nothing is noted."""
+        wanted = {shown_name(self.root, path): path for path in paths}
+
+        def found(path: Path) -> str | None:
+            try:
+                return file_sha256(path)
+            except OSError:
+                return None  # `digest` meets the same error where the file is used
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for name, digest in zip(wanted, pool.map(found, wanted.values()), strict=True):
+                if digest is not None:
+                    self.files[name] = digest
 
     def digest(self, path: Path) -> str:
         """SHA-256 of a file, noted in `files`."""

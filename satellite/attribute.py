@@ -20,8 +20,8 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from geoevidence.errors import ConfigError
 from geoevidence.types import Quantity
 from satellite.indices import index_values, surface_indices
-from satellite.medians import median_last
-from satellite.types import Cover, Cube, Observed, SurfaceState
+from satellite.medians import median_last, plain_median
+from satellite.types import Cover, Cube, SurfaceState
 
 _YEAR = 365.2425
 _BOX = np.ones((3, 3), bool)
@@ -111,7 +111,7 @@ def attribute_change(
     core = binary_erosion(inside, _BOX)
     rows, cols = np.nonzero(core if core.sum() >= 5 else inside)
     values = cube.at(rows, cols).astype(np.float64)
-    clear = (cube.observed[:, rows, cols] == Observed.CLEAR).mean(axis=1) >= config.seen_share
+    clear = cube.clear_at(rows, cols).mean(axis=1) >= config.seen_share
     days = cube.days.astype(np.int64)
     start = before - config.before_days if since is None else max(since, before - config.before_days)
     end = after + config.after_days if until is None else min(until, after + config.after_days)
@@ -148,11 +148,11 @@ def _touches_water(cube: Cube, inside: NDArray[np.bool_], water: str, config: At
 
 def _quantity(values: NDArray[np.float64]) -> Quantity:
     """Median with standard error 1.2533 x 1.4826 x MAD / sqrt(n); unknown below three values."""
-    middle = float(np.median(values))
+    value = plain_median(values)
     error = None
     if len(values) >= 3:
-        error = float(1.2533 * 1.4826 * np.median(np.abs(values - middle)) / math.sqrt(len(values)))
-    return Quantity(value=middle, unit="1", standard_uncertainty=error, propagation="satellite.median_propagation")
+        error = float(1.2533 * 1.4826 * plain_median(np.abs(values - value)) / math.sqrt(len(values)))
+    return Quantity(value=value, unit="1", standard_uncertainty=error, propagation="satellite.median_propagation")
 
 
 def _state(

@@ -40,8 +40,8 @@ FEATURES = ("constant", "log2_score", "log2_contrast", "log2_pixels", "agreement
 """What `COEFFICIENTS` weigh, in this order."""
 
 COEFFICIENTS = {
-    "bands": (-5.56, 1.1, 1.21, 0.0, 0.0, 0.0, 0.14, -0.08),
-    "index": (-5.98, 1.41, 0.62, 0.14, 0.0, 0.0, 0.0, -0.02),
+    "bands": (-5.45, 1.65, 1.25, 0.0, 0.0, 0.0, 0.0, -0.21),
+    "index": (-6.53, 1.99, 0.5, 0.02, 0.0, 0.0, 0.0, 0.0),
 }
 """Of several bands, and of one index: log odds per unit of each feature, by `bench/satellite_confidence.py --tiles 14 --fit`."""
 

@@ -10,7 +10,7 @@ Nothing is moved. What cannot be measured (too little clear, no texture) has a s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -24,7 +24,7 @@ from geoevidence.errors import ConfigError, CoverageError
 from satellite.cube import StackReader
 from satellite.indices import band_roles
 from satellite.stack import Stack
-from satellite.types import Cube, Observed
+from satellite.types import Cube, Observed, Scene
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ def measure_stack(stack: Stack, config: RegistrationConfig | None = None, *, thr
         CoverageError: the grid is smaller than 64 x 64 cells.
     """
     config = config or RegistrationConfig()
-    with StackReader(stack, threads=threads) as reader:
+    with StackReader(_of_chosen_bands(stack, config), threads=threads) as reader:
         found = [_measure(reader.read(window), config) for window in _windows(stack.grid.shape, config)]
     days = np.array([day.toordinal() - _EPOCH for day in stack.days], np.int32)
     shifts, sds = np.stack([part[0] for part in found]), np.stack([part[1] for part in found])
@@ -131,6 +131,18 @@ def measure_stack(stack: Stack, config: RegistrationConfig | None = None, *, thr
     measured = np.isfinite(shift).all(axis=1)
     status = np.where(measured, np.uint8(RegistrationStatus.MEASURED), states.min(axis=0, where=states > 0, initial=255))
     return _summary(days, shift, sd, np.where(status == 255, np.uint8(RegistrationStatus.TOO_FEW), status).astype(np.uint8))
+
+
+def _of_chosen_bands(stack: Stack, config: RegistrationConfig) -> Stack:
+    """The stack with the bands alone that are compared: blocks of the others need not be decoded."""
+    bands = tuple(stack.spec.bands[k] for k in sorted(_chosen_bands(stack.spec.bands, config.bands)))
+    if len(bands) == len(stack.spec.bands):
+        return stack
+
+    def reduced(scene: Scene) -> Scene:
+        return replace(scene, assets=tuple(a for a in scene.assets if a.role != "value" or a.band in bands))
+
+    return replace(stack, spec=replace(stack.spec, bands=bands), scenes=tuple(reduced(scene) for scene in stack.usable))
 
 
 _EPOCH = 719163  # 1970-01-01 as a proleptic ordinal
@@ -150,9 +162,23 @@ def _windows(shape: tuple[int, int], config: RegistrationConfig) -> list[Window]
         for j in range(across)
     ]
     return [
-        Window(min(max(left, 0), cols - width), min(max(top, 0), rows - height), width, height)  # type: ignore[call-arg]
+        Window(_in_block(left, width, cols), _in_block(top, height, rows), width, height)  # type: ignore[call-arg]
         for top, left in places
     ]
+
+
+def _in_block(start: int, length: int, size: int) -> int:
+    """The start nearest to a wanted one from which so many of `size` cells lie in one block of 512, the usual one of files,
+    where they can: across an edge twice as much would be decoded."""
+    start = min(max(start, 0), size - length)
+    edge = -(-(start + 1) // _BLOCK) * _BLOCK
+    if start + length <= edge or length > _BLOCK:
+        return start
+    before, after = edge - length, edge
+    return before if start - before <= after - start or after + length > size else after
+
+
+_BLOCK = 512
 
 
 def _combined(shifts: NDArray[np.float64], sds: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -36,7 +36,7 @@ from satellite.area import AreaConfig, changed_shares
 from satellite.attribute import AttributeConfig, attribute_change
 from satellite.confidence import EventEvidence, event_confidence
 from satellite.indices import available_indices, index_values
-from satellite.medians import median_first, median_last
+from satellite.medians import median_first, median_last, plain_median
 from satellite.types import NODATE, BlindPeriod, BreakMap, ChangeEvent, Cube, IndexChange, Observed, Pace
 
 WGS84 = CRS.from_epsg(4326)
@@ -223,6 +223,7 @@ def event_area(
     interval: tuple[int, int],
     registration: Registration | None = None,
     doubtful: NDArray[np.bool_] | None = None,
+    outlined: float | None = None,
 ) -> tuple[Quantity, dict[str, float]]:
     """Area that changed, on the ellipsoid, m2, with its standard uncertainty and the parts that it is made of.
 
@@ -235,9 +236,10 @@ def event_area(
 
     Args:
         corner: (row, col) of the upper left pixel of `cube` on the map. taken: (y, x) of the map, pixels of any event.
-        interval: last day of the old and first of the new state. registration: None = `registration_pixels` is assumed. doubtful: (pixel,) those of the group that do not agree.
+        interval: last day of the old and first of the new state. registration: None = `registration_pixels` is assumed.
+        doubtful: (pixel,) those of the group that do not agree. outlined: area inside `polygon`, m2, where it is known already.
     """
-    area = ground_area(polygon, cube.grid.crs)
+    area = ground_area(polygon, cube.grid.crs) if outlined is None else outlined
     cell = area / len(group.rows)
     r = config.registration_pixels if registration is None else registration.sd_pixels
     on_edge = _on_edge(group)
@@ -303,7 +305,7 @@ def event_interval(
     """
     share = 1 - config.interval_share
     last, first = _take(breaks.last_clear_before, group), _take(breaks.first_clear_after, group)
-    clear = cube.observed[:, group.rows - corner[0], group.cols - corner[1]] == Observed.CLEAR
+    clear = cube.clear_at(group.rows - corner[0], group.cols - corner[1])
     count = np.maximum(clear.sum(axis=1), 1)
     seen = clear.mean(axis=1) >= config.seen_share
     days = cube.days.astype(np.int64)
@@ -348,11 +350,11 @@ def event_series(cube: Cube, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> 
 
 def _median_quantity(values: NDArray[np.float64]) -> Quantity:
     """Median with standard error 1.2533 x 1.4826 x MAD / sqrt(n) (normal theory); unknown below three values."""
-    middle = float(np.median(values))
+    value = plain_median(values)
     error = None
     if len(values) >= 3:
-        error = float(1.2533 * 1.4826 * np.median(np.abs(values - middle)) / math.sqrt(len(values)))
-    return Quantity(value=middle, unit="1", standard_uncertainty=error, propagation="satellite.median_propagation")
+        error = float(1.2533 * 1.4826 * plain_median(np.abs(values - value)) / math.sqrt(len(values)))
+    return Quantity(value=value, unit="1", standard_uncertainty=error, propagation="satellite.median_propagation")
 
 
 def index_changes(series: EventSeries, before: int, after: int) -> tuple[IndexChange, ...]:
@@ -518,6 +520,7 @@ def describe_event(
             middle = (before + after) // 2
     overlaps, along = pixel_agreement(group, breaks, cube, corner, (before, after))
     polygon = outline(group, breaks.grid)
+    outlined = ground_area(polygon, cube.grid.crs)
     area, parts = event_area(
         group,
         polygon,
@@ -529,6 +532,7 @@ def describe_event(
         interval=(before, after),
         registration=registration,
         doubtful=~(overlaps & along),
+        outlined=outlined,
     )
     sides = attribute_change(cube, inside, before=before, after=after, since=since, until=until, config=config.attribute)
     seen = series.days[series.state == Observed.CLEAR].astype(np.int64)
@@ -557,7 +561,7 @@ def describe_event(
         pace=Pace.GRADUAL if gradual else Pace.ABRUPT,
         spread_days=int(high - low),
         area=area,
-        outlined=ground_area(polygon, cube.grid.crs),
+        outlined=outlined,
         area_parts=parts,
         registration_pixels=config.registration_pixels if registration is None else registration.sd_pixels,
         registration_dates=0 if registration is None else registration.dates,

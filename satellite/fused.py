@@ -16,6 +16,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import date
 from enum import Enum
@@ -35,15 +36,20 @@ from geoevidence.raster import Grid
 from geoevidence.trust import canonical
 from geoevidence.types import decimal_text
 from satellite.cube import StackReader, window_grid
-from satellite.events import EventConfig, PixelGroup, Registration, describe_event, event_window
+from satellite.events import EventConfig, PixelGroup, Registration, crop, describe_event, event_window
 from satellite.overlay import Region, pixels_inside
-from satellite.segment import BreakConfig, detect_block, keep_supported
+from satellite.segment import BreakConfig, detect_block, join_rows, keep_supported
 from satellite.sparse import SUPPORT_REACH, Box, Nodes, dense, grouped, no_nodes, nodes_of, pack, settled
 from satellite.stack import Stack, cell_offset, file_sha256
-from satellite.types import ChangeEvent, Cube, Observed, Scene, Status
+from satellite.strips import Strips
+from satellite.types import BreakMap, ChangeEvent, Cube, Observed, Scene, Status
 
 FORMAT = "geoevidence.scan-tile.v1"
 _OPEN_READERS = 2
+_BLOCK_CACHE = 64_000_000
+"""Memory for decoded blocks of files, bytes: tiles are made of whole blocks, which are not asked for twice."""
+STRIP_ROWS = 64
+"""Rows that are detected at once: the detector's own copy of a cube is as high as that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +64,8 @@ class Job:
     """As measured between the scenes; None = assumed."""
     parameters: Mapping[str, Any]
     """Of `breaks`, `events` and the stack's spec, as I-JSON."""
+    strips: Path | None = None
+    """Folder where tiles leave what they saw along their edges (`strips.py`), for machines that see it; None: there is none."""
 
 
 @cache
@@ -191,7 +199,7 @@ class TileResult:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EventTask:
     """One event to describe. box: its window. group: its breaks. near: all breaks kept in the window. taken: (y, x) pixels of
-    any event there."""
+    any event there. tiles: those that the window touches, where that is known."""
 
     key: str
     box: Box
@@ -199,6 +207,7 @@ class EventTask:
     near: Nodes
     taken: NDArray[np.bool_]
     magnitude_of: str
+    tiles: tuple[Box, ...] = ()
 
 
 class Bench:
@@ -236,14 +245,13 @@ class Bench:
     def read(self, box: Box) -> Cube:
         """The observations of a window, OUTSIDE where the region does not reach. Raises FormatError where files changed."""
         stack = self.keys.scenes.of(box)
-        cube = self._reader(stack).read(box.window)
+        with rasterio.Env(GDAL_CACHEMAX=_BLOCK_CACHE):
+            cube = self._reader(stack).read(box.window)
         if cube.failed:
             self._still_the_same(stack, cube.failed)
         outside = ~self.inside(box)
         if outside.any():
-            observed = cube.observed.copy()
-            observed[:, outside] = Observed.OUTSIDE
-            cube = replace(cube, observed=observed)
+            cube.observed[:, outside] = Observed.OUTSIDE
         return cube
 
     def _still_the_same(self, stack: Stack, failed: frozenset[str]) -> None:
@@ -278,10 +286,10 @@ class Bench:
             }
             return TileResult(file=pack(head, arrays), records={})
         cube = self.read(box)
-        raw = detect_block(cube, self.job.breaks, threads=1)
+        raw = self._detect(cube)
         status = np.where(inside, raw.status, np.uint8(Status.OUTSIDE)).astype(np.uint8)
         nodes = nodes_of(raw, box)
-        counts = [int((cube.observed == code).sum()) for code in Observed]
+        counts = [int(np.count_nonzero(cube.observed == code)) for code in Observed]
         counts[Observed.OUTSIDE] = 0
         head |= {
             "pixels": int(inside.sum()),
@@ -291,14 +299,34 @@ class Bench:
             "magnitude_of": raw.magnitude_of,
         }
         file = pack(head, {"status": status, "observations": raw.observations, **nodes.arrays()})
-        return TileResult(file=file, records=self._inner_events(cube, box, nodes, raw.magnitude_of))
+        records, crossing = self._inner_events(cube, box, nodes, raw.magnitude_of)
+        if self.job.strips is not None:
+            # A full disk costs time, not results: what is missing there is read from the files again.
+            with suppress(OSError):
+                Strips(self.job.strips, self.job.stack.grid.shape).keep(box, cube, crossing)
+        return TileResult(file=file, records=records)
+
+    def _detect(self, cube: Cube) -> BreakMap:
+        """Weak and strong breaks of a tile, a few rows at a time."""
+        rows, cols = cube.grid.shape
+        bands = tuple(sorted(cube.bands))
+        order = [cube.bands.index(band) for band in bands]
+        parts = []
+        for row in range(0, rows, STRIP_ROWS):
+            part = crop(cube, Box(row, 0, min(STRIP_ROWS, rows - row), cols).window)
+            # In the order of bands that the detector wants, so that it makes no further copy.
+            stored: Any = np.ascontiguousarray(part.stored[:, order])
+            part = replace(part, stored=stored, observed=np.ascontiguousarray(part.observed), bands=bands)
+            parts.append(detect_block(part, self.job.breaks, threads=1))
+        return join_rows(parts, cube.grid)
 
     def settle(self, box: Box, nodes: Nodes, around: Sequence[Nodes]) -> Nodes:
         """The breaks of a tile that stay when its neighbours are known."""
         return settled(nodes, around, box, lambda breaks: keep_supported(breaks, self.job.breaks))
 
-    def _inner_events(self, cube: Cube, box: Box, nodes: Nodes, magnitude_of: str) -> dict[str, bytes]:
-        """Records of events whose window lies in the tile. Whether they are those of the whole map, their keys decide later."""
+    def _inner_events(self, cube: Cube, box: Box, nodes: Nodes, magnitude_of: str) -> tuple[dict[str, bytes], list[Box]]:
+        """Records of events whose window lies in the tile, and the windows of others. Whether they are those of the whole map,
+        their keys decide later."""
         kept = self.settle(box, nodes, [])
         config = self.job.events
         groups = [
@@ -308,14 +336,15 @@ class Bench:
         ]
         shape = self.job.stack.grid.shape
         sure = box.grown(-SUPPORT_REACH - 1)
-        records = {}
+        records, crossing = {}, []
         for group in groups:
             window = window_of(group, shape)
             if not window.within(box) or not sure.holds(group.rows, group.cols).all():
+                crossing.append(window)
                 continue
             task = event_task(self.keys, window, group, kept, groups, magnitude_of)
             records[task.key] = event_json(self._describe(task, self._part(cube, box, window)))
-        return records
+        return records, crossing
 
     def _part(self, cube: Cube, box: Box, window: Box) -> Cube:
         """The window's part of the cube of a tile: what reading the window would give."""
@@ -331,13 +360,47 @@ class Bench:
         return replace(cube, stored=stored, observed=observed, days=cube.days[seen], grid=grid)
 
     def describe(self, tasks: Sequence[EventTask]) -> dict[str, bytes]:
-        """Records of events, read together where their windows lie near each other."""
+        """Records of events: from what tiles kept of their edges; what is missing is read together where it lies together."""
         records = {}
-        for block, members in _blocks(tasks):
+        unfinished: list[tuple[Box, EventTask, Cube | None]] = []
+        for task in tasks:
+            known, missing = self._known(task)
+            if known is not None and missing is None:
+                records[task.key] = event_json(self._describe(task, known))
+            else:
+                unfinished.append((missing or task.box, task, known))
+        for block, members in _blocks(unfinished):
             cube = self.read(block)
-            for task in members:
-                records[task.key] = event_json(self._describe(task, self._part(cube, block, task.box)))
+            for box, task, known in members:
+                part = self._part(cube, block, box)
+                whole = part if known is None else _completed(known, task.box, part, box)
+                records[task.key] = event_json(self._describe(task, whole))
         return records
+
+    def _known(self, task: EventTask) -> tuple[Cube | None, Box | None]:
+        """What tiles kept of a window, None where they kept nothing, and the box that must be read to complete it."""
+        strips = None if self.job.strips is None else Strips(self.job.strips, self.job.stack.grid.shape)
+        if strips is None or not strips.known(task.tiles):
+            return None, None
+        window, stack = task.box, self.keys.scenes.of(task.box)
+        epoch = date(1970, 1, 1).toordinal()
+        days = np.array([day.toordinal() - epoch for day in stack.days], np.int32)
+        shape, bands, storage = (window.rows, window.cols), stack.spec.bands, stack.storage
+        stored = np.zeros((len(days), len(bands), *shape), storage.dtype)
+        observed = np.full((len(days), *shape), np.uint8(Observed.NOT_OBSERVED))
+        inside = self.inside(window)
+        missing = ~strips.fill(window, task.tiles, days, stored, observed) & inside
+        observed[:, ~inside] = Observed.OUTSIDE
+        box = None
+        if missing.any():
+            rows, cols = np.flatnonzero(missing.any(axis=1)), np.flatnonzero(missing.any(axis=0))
+            row, col = int(rows[0]), int(cols[0])
+            box = Box(window.row + row, window.col + col, int(rows[-1]) - row + 1, int(cols[-1]) - col + 1)
+        grid = window_grid(stack.grid, window.window)
+        cube = Cube(
+            stored=stored, observed=observed, days=days, bands=bands, grid=grid, scale=storage.scale, offset=storage.offset
+        )
+        return cube, box
 
     def _describe(self, task: EventTask, cube: Cube) -> ChangeEvent:
         box = task.box
@@ -363,7 +426,15 @@ def window_of(group: Nodes, shape: tuple[int, int]) -> Box:
     return Box(int(window.row_off), int(window.col_off), int(window.height), int(window.width))
 
 
-def event_task(keys: Keys, box: Box, group: Nodes, kept: Nodes, groups: Sequence[Nodes], magnitude_of: str) -> EventTask:
+def event_task(
+    keys: Keys,
+    box: Box,
+    group: Nodes,
+    kept: Nodes,
+    groups: Sequence[Nodes],
+    magnitude_of: str,
+    tiles: tuple[Box, ...] = (),
+) -> EventTask:
     """The task of describing a group, given all breaks and all groups that reach into its window."""
     near = kept.take(box.holds(kept.rows, kept.cols))
     taken = np.zeros((box.rows, box.cols), bool)
@@ -371,22 +442,37 @@ def event_task(keys: Keys, box: Box, group: Nodes, kept: Nodes, groups: Sequence
         here = box.holds(other.rows, other.cols)
         taken[other.rows[here] - box.row, other.cols[here] - box.col] = True
     key = keys.event(box, group, near, taken, magnitude_of)
-    return EventTask(key=key, box=box, group=group, near=near, taken=taken, magnitude_of=magnitude_of)
+    return EventTask(key=key, box=box, group=group, near=near, taken=taken, magnitude_of=magnitude_of, tiles=tiles)
 
 
-def _blocks(tasks: Sequence[EventTask]) -> list[tuple[Box, list[EventTask]]]:
-    """Windows joined while the joint one is at most one and a half times as large as a tile-sized block or they themselves are."""
-    blocks: list[tuple[Box, list[EventTask]]] = []
-    for task in sorted(tasks, key=lambda task: (task.box, task.key)):
+def _completed(known: Cube, window: Box, part: Cube, box: Box) -> Cube:
+    """What is known of a window, with the part of it in `box` as it was read."""
+    rows, cols = slice(box.row - window.row, box.row - window.row + box.rows), box.col - window.col
+    here = rows, slice(cols, cols + box.cols)
+    seen = np.isin(known.days, part.days)
+    known.stored[(..., *here)][seen] = part.stored
+    known.observed[(..., *here)][seen] = part.observed
+    # On the other days no scene touches the box.
+    known.observed[(..., *here)][~seen] = Observed.NOT_OBSERVED
+    return known
+
+
+def _blocks(
+    tasks: Sequence[tuple[Box, EventTask, Cube | None]],
+) -> list[tuple[Box, list[tuple[Box, EventTask, Cube | None]]]]:
+    """Boxes joined while the joint one is at most one and a half times as large as a tile-sized block or they themselves are."""
+    blocks: list[tuple[Box, list[tuple[Box, EventTask, Cube | None]]]] = []
+    for entry in sorted(tasks, key=lambda entry: (entry[0], entry[1].key)):
+        box = entry[0]
         for position, (block, members) in enumerate(blocks):
-            row, col = min(block.row, task.box.row), min(block.col, task.box.col)
-            rows = max(block.row + block.rows, task.box.row + task.box.rows) - row
-            cols = max(block.col + block.cols, task.box.col + task.box.cols) - col
+            row, col = min(block.row, box.row), min(block.col, box.col)
+            rows = max(block.row + block.rows, box.row + box.rows) - row
+            cols = max(block.col + block.cols, box.col + box.cols) - col
             if rows * cols <= max(600 * 600, 1.5 * block.rows * block.cols):
-                blocks[position] = (Box(row, col, rows, cols), [*members, task])
+                blocks[position] = (Box(row, col, rows, cols), [*members, entry])
                 break
         else:
-            blocks.append((task.box, [task]))
+            blocks.append((box, [entry]))
     return blocks
 
 
@@ -479,6 +565,13 @@ def event_from(data: bytes, identity: str, group: Nodes) -> ChangeEvent:
 
 
 def _plain(value: Any) -> Any:
+    kind = type(value)  # most values are of few kinds, and asking for these first is many times faster
+    if kind is float:
+        return value if math.isfinite(value) else str(value)
+    if kind is list or kind is tuple:
+        return [_plain(part) for part in value]
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Enum):

@@ -45,6 +45,9 @@ class Rule(NamedTuple):
     noise_floor: float
     min_gain: float
     min_score: float
+    min_means: float
+    weak_share: float
+    dates_weight: float
     min_shift: float
     block_days: float
     min_blocks: int
@@ -78,38 +81,40 @@ class Rule(NamedTuple):
     index_b: int
 
 
-@njit(nogil=True, cache=True)
-def _select(a, n, k):
-    """k-th smallest of a[:n] (Hoare 1961); reorders a.
+@njit(nogil=True, cache=True, error_model="numpy")
+def _kth(a, k):
+    """k-th smallest of a (float32, none negative) without a branch that depends on the values.
 
-    It stands in each file of kernels, since numba's cache does not notice that another file has changed.
+    Such numbers are ordered as their bits are: from the highest down each bit is set if at most k values lie below.
     """
-    low, high = 0, n - 1
-    while low < high:
-        pivot = a[(low + high) // 2]
-        i, j = low, high
-        while i <= j:
-            while a[i] < pivot:
-                i += 1
-            while a[j] > pivot:
-                j -= 1
-            if i <= j:
-                a[i], a[j] = a[j], a[i]
-                i += 1
-                j -= 1
-        if k <= j:
-            high = j
-        elif k >= i:
-            low = i
-        else:
-            break
-    return a[k]
+    bits = a.view(np.int32)
+    found = np.zeros(1, np.int32)
+    for shift in range(30, -1, -1):
+        trial = np.int32(found[0] | (1 << shift))
+        below = np.int32(0)
+        for i in range(bits.shape[0]):
+            below += np.int32(bits[i] < trial)
+        if below <= k:
+            found[0] = trial
+    return found.view(np.float32)[0]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _seasons(span, season_days):
+    """Tables by whole days apart (2, span + 1): within 35 days of the year; within `season_days` of it."""
+    table = np.empty((2, span + 1), np.bool_)
+    for days in range(span + 1):
+        apart = days % _YEAR
+        apart = min(apart, _YEAR - apart)
+        table[0, days] = apart <= 35.0
+        table[1, days] = apart <= season_days
+    return table
 
 
 # Linear algebra of a segment ------------------------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True, fastmath=_MATH)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
 def dot(a, b):
     """Sum of products of two series; contiguous, so that it runs in the processor's vector units."""
     s = _F(0)
@@ -118,7 +123,15 @@ def dot(a, b):
     return s
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
+def _total(a):
+    s = _F(0)
+    for i in range(a.shape[0]):
+        s += a[i]
+    return s
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def normal_matrix(X, low, high, ridge, M):
     """M = X X' + diag(ridge) over observations low..high-1, lower triangle (8, 8)."""
     for k in range(P):
@@ -127,10 +140,9 @@ def normal_matrix(X, low, high, ridge, M):
         M[k, k] += ridge[k]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def factor(M, size, L):
-    """Lower Cholesky factor of the leading (size, size) of M, with reciprocals on the diagonal; returns log det M."""
-    log_det = 0.0
+    """Lower Cholesky factor of the leading (size, size) of M, with reciprocals on the diagonal."""
     for i in range(size):
         for j in range(i):
             s = M[i, j]
@@ -140,13 +152,10 @@ def factor(M, size, L):
         s = M[i, i]
         for k in range(i):
             s -= L[i, k] * L[i, k]
-        s = max(s, 1e-12)
-        log_det += np.log(s)
-        L[i, i] = 1.0 / np.sqrt(s)
-    return log_det
+        L[i, i] = 1.0 / np.sqrt(max(s, 1e-12))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def products(X, e, low, high, b):
     """b = X e' over observations low..high-1, (8, B)."""
     for k in range(P):
@@ -154,7 +163,7 @@ def products(X, e, low, high, b):
             b[k, c] = dot(X[k, low:high], e[c, low:high])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def solve(L, bands, b):
     """b = (L L')^-1 b in place; L as `factor` leaves it."""
     for i in range(P):
@@ -171,7 +180,7 @@ def solve(L, bands, b):
             b[i, c] *= L[i, i]
 
 
-@njit(nogil=True, cache=True, fastmath=_MATH)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
 def _subtract(r, e, x0, x1, x2, x3, x4, x5, x6, x7, w0, w1, w2, w3, w4, w5, w6, w7):
     for i in range(r.shape[0]):
         said = w0 * x0[i] + w1 * x1[i] + w2 * x2[i] + w3 * x3[i]
@@ -179,7 +188,7 @@ def _subtract(r, e, x0, x1, x2, x3, x4, x5, x6, x7, w0, w1, w2, w3, w4, w5, w6, 
         r[i] = e[i] - said
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def residuals(X, e, low, high, beta, r):
     """r = e - beta' X over observations low..high-1."""
     x0, x1, x2, x3 = X[0, low:high], X[1, low:high], X[2, low:high], X[3, low:high]
@@ -190,7 +199,7 @@ def residuals(X, e, low, high, beta, r):
         _subtract(r[c, low:high], e[c, low:high], x0, x1, x2, x3, x4, x5, x6, x7, w0, w1, w2, w3, w4, w5, w6, w7)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _model(X, e, low, high, ridge, M, L, beta):
     normal_matrix(X, low, high, ridge, M)
     factor(M, P, L)
@@ -201,17 +210,26 @@ def _model(X, e, low, high, ridge, M, L, beta):
 # Before the search ----------------------------------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True)
-def _wetness(y, i, rule):
-    """(M)NDWI of one observation; of a cube of NDVI alone -2 NDVI, which is above 0 over clear water."""
+@njit(nogil=True, cache=True, error_model="numpy")
+def _wetness(y, n, rule, wet):
+    """(M)NDWI of the observations, in wet; of a cube of NDVI alone -2 NDVI, which is above 0 over clear water. Returns how many are water."""
     if rule.water_b >= 0:
-        a, b = y[rule.water_a, i], y[rule.water_b, i]
-        return (a - b) / (a + b) if a + b != 0 else _F(0)
-    return _F(-2) * y[0, i] if rule.water_b == -2 else y[0, i]
+        a, b = y[rule.water_a], y[rule.water_b]
+        for i in range(n):
+            total = a[i] + b[i]
+            wet[i] = (a[i] - b[i]) / total if total != 0 else _F(0)
+    else:
+        factor = _F(-2) if rule.water_b == -2 else _F(1)
+        for i in range(n):
+            wet[i] = factor * y[0, i]
+    water = 0
+    for i in range(n):
+        water += wet[i] > rule.water_index
+    return water
 
 
-@njit(nogil=True, cache=True)
-def _season_missed(y, t, n, state, rule):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _season_missed(wet, t, n, state, rule):
     """A pixel that stays water to the end through seasons in which it was land in the years before: no flood of any other year.
 
     Returns (first observation of the run, first that was land in this season before, days between the first and the last of
@@ -220,8 +238,7 @@ def _season_missed(y, t, n, state, rule):
     """
     margin = 0.5 * rule.water_margin
     for i in range(n):
-        q = _wetness(y, i, rule)
-        state[i] = 2 if q > rule.water_index else 1 if q > rule.water_index - margin else 0
+        state[i] = 2 if wet[i] > rule.water_index else 1 if wet[i] > rule.water_index - margin else 0
     start = n
     for i in range(n - 1, -1, -1):
         if state[i] == 0 and not (0 < i < n - 1 and state[i - 1] == 2 and state[i + 1] == 2):
@@ -257,8 +274,8 @@ def _season_missed(y, t, n, state, rule):
     return start, first, t[last] - t[first], count
 
 
-@njit(nogil=True, cache=True)
-def _season_change(y, t, n, start, first, bands, rule, sum_new, sum_old):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _season_change(y, t, n, start, first, bands, season, rule, sum_new, sum_old):
     """(change of the index, size) of the dates from `first` on against the same season of the years before `start`."""
     change, square, count = 0.0, 0.0, 0
     for i in range(first, n):
@@ -267,9 +284,7 @@ def _season_change(y, t, n, start, first, bands, rule, sum_new, sum_old):
             sum_old[c] = 0.0
             sum_new[c] = y[c, i]
         for j in range(start):
-            apart = t[i] - t[j]
-            apart -= np.floor(apart / _YEAR + 0.5) * _YEAR
-            if abs(apart) <= rule.season_days:
+            if season[1, np.int64(t[i] - t[j])]:
                 seen += 1
                 for c in range(bands):
                     sum_old[c] += y[c, j]
@@ -290,8 +305,8 @@ def _season_change(y, t, n, start, first, bands, rule, sum_new, sum_old):
     return change / max(count, 1), np.sqrt(square / (max(count, 1) * bands))
 
 
-@njit(nogil=True, cache=True)
-def _keep_one_medium(y, t, n, keep, state, spell, rule):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _keep_one_medium(wet, t, n, keep, state, spell, rule):
     """Leave out spells of water on land (or of land on water): water level, not a change. Returns how many are kept.
 
     A spell between two others of the usual state counts as water level up to `water_run_days`, twice that where the pixel
@@ -300,13 +315,12 @@ def _keep_one_medium(y, t, n, keep, state, spell, rule):
     """
     water = 0
     for i in range(n):
-        q = _wetness(y, i, rule)
         state[i] = 0
         spell[i] = 0
-        if q > rule.water_index:
+        if wet[i] > rule.water_index:
             state[i] = 2
             water += 1
-        elif q > rule.water_index - rule.water_margin:
+        elif wet[i] > rule.water_index - rule.water_margin:
             state[i] = 1
     if water == 0:
         for i in range(n):
@@ -379,14 +393,14 @@ def _keep_one_medium(y, t, n, keep, state, spell, rule):
     return kept
 
 
-@njit(nogil=True, cache=True)
-def _floods_left_out(y, t, n, keep, kept, rule, flood):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _floods_left_out(wet, t, n, keep, kept, rule, flood):
     """First days of the floods among the dates that `_keep_one_medium` left out, in flood; returns how many."""
     count, q, last = 0, 0, -np.inf
     for i in range(n):
         while q < kept and keep[q] < i:
             q += 1
-        if (q == kept or keep[q] != i) and _wetness(y, i, rule) > rule.water_index:
+        if (q == kept or keep[q] != i) and wet[i] > rule.water_index:
             if t[i] - last > 150.0:
                 flood[count] = t[i]
                 count += 1
@@ -394,7 +408,7 @@ def _floods_left_out(y, t, n, keep, kept, rule, flood):
     return count
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _local_scale(y, t, n, d, u, v, scale, sd, inverse, floor):
     """Short-term noise of every band: spread of what a line between the two neighbouring dates leaves unexplained.
 
@@ -411,7 +425,7 @@ def _local_scale(y, t, n, d, u, v, scale, sd, inverse, floor):
         inverse[c] = _F(1.0 / sd[c])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _apart(y, i, j, k, bands, inverse):
     """Squared distances of i from j and from k and their product of differences, in noise units, a band."""
     near, far, both = _F(0), _F(0), _F(0)
@@ -423,7 +437,7 @@ def _apart(y, i, j, k, bands, inverse):
     return near, far, both
 
 
-@njit(nogil=True, cache=True, fastmath=_MATH)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
 def _add_squared_steps(total, y, inverse):
     """total[i] += squared step from i - 1 to i, in noise units."""
     for i in range(1, y.shape[0]):
@@ -431,7 +445,7 @@ def _add_squared_steps(total, y, inverse):
         total[i] += a * a
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _drop_spikes(y, n, bands, inverse, limit, step, keep):
     """Positions that do not stand out to one side against the dates before and after; returns how many.
 
@@ -460,7 +474,7 @@ def _drop_spikes(y, n, bands, inverse, limit, step, keep):
     return kept
 
 
-@njit(nogil=True, cache=True, fastmath=_MATH)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
 def _weighted(w, a, b):
     s = _F(0)
     for i in range(w.shape[0]):
@@ -468,14 +482,31 @@ def _weighted(w, a, b):
     return s
 
 
-@njit(nogil=True, cache=True, fastmath=_MATH)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
+def _add_scaled_squares(total, a, factor):
+    for i in range(total.shape[0]):
+        x = a[i] * factor
+        total[i] += x * x
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
+def _weights_of_squares(w, limit):
+    """Weights from squared lengths, in place: 1 up to the limit, falling with the square beyond; returns their sum."""
+    total = _F(0)
+    for i in range(w.shape[0]):
+        w[i] = _F(1) if w[i] < limit else limit / w[i]
+        total += w[i]
+    return total
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
 def _departures(out, y, u, v, scale):
     """What a line between the two neighbours leaves of each observation, in units of one observation's noise."""
     for i in range(1, y.shape[0] - 1):
         out[i] = (y[i] - u[i] * y[i - 1] - v[i] * y[i + 1]) * scale[i]
 
 
-@njit(nogil=True, cache=True, fastmath=_MATH)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
 def _robust_scale(d, floor):
     n = d.shape[0]
     s = _F(0)
@@ -493,20 +524,16 @@ def _robust_scale(d, floor):
     return max(total / count / 0.7724, floor) if count > 8 else first
 
 
-@njit(nogil=True, cache=True, fastmath=_MATH)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
 def _noise_factor(d, n, bands, inverse, sd, floor, w, S, L):
     """Factors of the covariance of short-term noise from the departures d: S lower (B, B), L with reciprocal diagonal.
 
     Departures beyond 2 noise units (root mean square over the bands) are weighted down. Shrunk towards the diagonal.
     """
-    total = _F(0)
-    for i in range(1, n - 1):
-        s = _F(0)
-        for c in range(bands):
-            s += (d[c, i] * inverse[c]) ** 2
-        s = np.sqrt(s / bands)
-        w[i] = _F(1) if s < 2.0 else (_F(2) / s) ** 2
-        total += w[i]
+    w[1 : n - 1] = _F(0)
+    for c in range(bands):
+        _add_scaled_squares(w[1 : n - 1], d[c, 1 : n - 1], inverse[c])
+    total = _weights_of_squares(w[1 : n - 1], _F(4 * bands))
     for a in range(bands):
         for b in range(a + 1):
             S[a, b] = _weighted(w[1 : n - 1], d[a, 1 : n - 1], d[b, 1 : n - 1]) / max(total, _F(1))
@@ -530,51 +557,56 @@ def _noise_factor(d, n, bands, inverse, sd, floor, w, S, L):
 # The search -----------------------------------------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True)
-def _gain(sums, G0, bands, G):
-    """Gain in -2 log evidence when level and yearly wave of every band may jump, prior sd 6, 4, 4 in units of the noise.
+@njit(nogil=True, cache=True, error_model="numpy")
+def _less(s, a, b, m):
+    for k in range(P):
+        s -= a[k, m] * b[k, m]
+    return s
 
-    sums (3, 8 + B): of the three columns with the orthonormal design and with the residuals; G0 (3, 3): of their products.
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _gains(sums, G0, count, bands, G, gains):
+    """Gains in -2 log evidence of cuts when level and yearly wave of every band may jump, prior sd 6, 4, 4 in units of the noise.
+
+    sums (3, 8 + B, cut): of the three columns with the orthonormal design and with the residuals; G0 (6, cut): of their products,
+    lower triangle row by row. G (6, cut): scratch. Cuts lie along the last axis, so that many are done at once.
     """
     # 1/36 for the level, 1/16 for the wave.
-    determinant = 36.0 * 16.0 * 16.0
-    for q in range(3):
-        for r in range(q + 1):
-            s = G0[q, r]
-            for k in range(P):
-                s -= sums[q, k] * sums[r, k]
-            if q == r:
-                s += 1 / 36.0 if q == 0 else 1 / 16.0
-            for j in range(r):
-                s -= G[q, j] * G[r, j]
-            if q == r:
-                s = max(s, 1e-9)
-                determinant *= s
-                G[q, q] = 1.0 / np.sqrt(s)
-            else:
-                G[q, r] = s * G[r, r]
-    gain = -bands * np.log(determinant)
-    for c in range(bands):
-        a = sums[0, P + c] * G[0, 0]
-        b = (sums[1, P + c] - G[1, 0] * a) * G[1, 1]
-        d = (sums[2, P + c] - G[2, 0] * a - G[2, 1] * b) * G[2, 2]
-        gain += a * a + b * b + d * d
-    return gain
+    s0, s1, s2 = sums[0], sums[1], sums[2]
+    for m in range(count):
+        a = max(_less(G0[0, m], s0, s0, m) + 1 / 36.0, 1e-9)
+        g00 = 1.0 / np.sqrt(a)
+        g10 = _less(G0[1, m], s1, s0, m) * g00
+        b = max(_less(G0[2, m], s1, s1, m) + 1 / 16.0 - g10 * g10, 1e-9)
+        g11 = 1.0 / np.sqrt(b)
+        g20 = _less(G0[3, m], s2, s0, m) * g00
+        g21 = (_less(G0[4, m], s2, s1, m) - g20 * g10) * g11
+        d = max(_less(G0[5, m], s2, s2, m) + 1 / 16.0 - g20 * g20 - g21 * g21, 1e-9)
+        G[0, m], G[1, m], G[2, m], G[3, m], G[4, m], G[5, m] = g00, g10, g11, g20, g21, 1.0 / np.sqrt(d)
+        gains[m] = 36.0 * 16.0 * 16.0 * a * b * d
+    for m in range(count):
+        gains[m] = -bands * np.log(gains[m])
+    for c in range(P, P + bands):
+        for m in range(count):
+            a = s0[c, m] * G[0, m]
+            b = (s1[c, m] - G[1, m] * a) * G[2, m]
+            d = (s2[c, m] - G[3, m] * a - G[4, m] * b) * G[5, m]
+            gains[m] += a * a + b * b + d * d
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _scaled(out, x, a):
     for i in range(out.shape[0]):
         out[i] = a * x[i]
 
 
-@njit(nogil=True, cache=True, fastmath=_MATH)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
 def _added(out, x, a):
     for i in range(out.shape[0]):
         out[i] += a * x[i]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _orthonormal(X, e, low, high, ridge, M, L, W, Q, z, r):
     """Q = L^-1 X and what the whole segment's model leaves of e."""
     normal_matrix(X, low, high, ridge, M)
@@ -596,54 +628,67 @@ def _orthonormal(X, e, low, high, ridge, M, L, W, Q, z, r):
     residuals(Q, e, low, high, z, r)
 
 
-@njit(nogil=True, cache=True)
-def _take_in(X, Q, r, i, sums, G0):
-    """Add observation i to the sums of `_gain`."""
-    a, b = X[1, i], X[2, i]
-    for k in range(P):
-        x = Q[k, i]
-        sums[0, k] += x
-        sums[1, k] += a * x
-        sums[2, k] += b * x
-    for c in range(r.shape[0]):
-        x = r[c, i]
-        sums[0, P + c] += x
-        sums[1, P + c] += a * x
-        sums[2, P + c] += b * x
-    G0[0, 0] += 1.0
-    G0[1, 0] += a
-    G0[1, 1] += a * a
-    G0[2, 0] += b
-    G0[2, 1] += a * b
-    G0[2, 2] += b * b
+@njit(nogil=True, cache=True, error_model="numpy")
+def _turned(Q, r, low, high, V):
+    """V (n, 8 + B and more) = the columns of Q and r, an observation a row: what `_take_in` adds lies side by side."""
+    for i in range(low, high):
+        for k in range(P):
+            V[i, k] = Q[k, i]
+        for c in range(r.shape[0]):
+            V[i, P + c] = r[c, i]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
+def _sums(X, V, high, cut, bottom, step, s0, s1, s2, G0, sums_at, G0_at):
+    """Sums of `_gains` for the cuts cut, cut - step, ... down to bottom, in sums_at and G0_at; returns how many cuts.
+
+    s0, s1, s2 (as wide as V), G0 (6,): the sums from observation high on, carried on. In one function, since views of arrays are
+    dear to hand over for every observation.
+    """
+    g0, g1, g2, g3, g4, g5 = G0
+    count = 0
+    while cut >= bottom:
+        for i in range(high - 1, cut - 1, -1):
+            a, b, v = X[1, i], X[2, i], V[i]
+            for k in range(v.shape[0]):
+                s0[k] += v[k]
+            for k in range(v.shape[0]):
+                s1[k] += a * v[k]
+            for k in range(v.shape[0]):
+                s2[k] += b * v[k]
+            g0 += 1.0
+            g1 += a
+            g2 += a * a
+            g3 += b
+            g4 += a * b
+            g5 += b * b
+        for k in range(sums_at.shape[1]):
+            sums_at[0, k, count], sums_at[1, k, count], sums_at[2, k, count] = s0[k], s1[k], s2[k]
+        G0_at[0, count], G0_at[1, count], G0_at[2, count] = g0, g1, g2
+        G0_at[3, count], G0_at[4, count], G0_at[5, count] = g3, g4, g5
+        high = cut
+        cut -= step
+        count += 1
+    return count
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def _candidates(X, e, low, high, ridge, rule, work, cuts, gains):
     """Up to three cuts of low..high-1 with the largest gains of at least `min_gain`, best first; returns how many.
 
     Every few observations first, then every one around the peaks: a single observation of the new state among the old ones
     would spoil the model that the cut is judged by.
     """
-    M, L, W, Q, z, r, sums, G0, G, coarse, place, sums_at, G0_at = work
+    M, L, W, Q, z, r, V, sums, G, coarse, fine, sums_at, G0_at, sums_near, G0_near = work
     bands, n = e.shape[0], high - low
     _orthonormal(X, e, low, high, ridge, M, L, W, Q, z, r)
+    _turned(Q, r, low, high, V)
     step = 6 if n >= 100 else 4 if n >= 50 else 2
+    s0, s1, s2, bottom = sums[0], sums[1], sums[2], low + rule.min_segment
     sums[:] = _F(0)
-    G0[:] = 0.0
-    count = 0
-    i = high
-    cut = high - rule.min_segment
-    while cut >= low + rule.min_segment:
-        while i > cut:
-            i -= 1
-            _take_in(X, Q, r, i, sums, G0)
-        coarse[count] = _gain(sums, G0, bands, G)
-        place[count] = cut
-        sums_at[count] = sums
-        G0_at[count] = G0
-        count += 1
-        cut -= step
+    place = high - rule.min_segment
+    count = _sums(X, V, high, place, bottom, step, s0, s1, s2, (0.0, 0.0, 0.0, 0.0, 0.0, 0.0), sums_at, G0_at)
+    _gains(sums_at, G0_at, count, bands, G, coarse)
     found = 0
     for _ in range(3):
         best, where = rule.min_gain, -1
@@ -653,20 +698,24 @@ def _candidates(X, e, low, high, ridge, rule, work, cuts, gains):
                 continue
             taken = False
             for f in range(found):
-                taken = taken or abs(place[k] - cuts[f]) <= 2 * step
+                taken = taken or abs(place - step * k - cuts[f]) <= 2 * step
             if not taken:
                 best, where = coarse[k], k
         if where < 0:
             break
         start = max(where - 1, 0)
-        sums[:] = sums_at[start]
-        G0[:] = G0_at[start]
-        position = place[where]
-        for cut in range(place[start] - 1, max(place[where] - step, low + rule.min_segment - 1), -1):
-            _take_in(X, Q, r, cut, sums, G0)
-            gain = _gain(sums, G0, bands, G)
-            if gain > best:
-                best, position = gain, cut
+        for k in range(P + bands):
+            s0[k], s1[k], s2[k] = sums_at[0, k, start], sums_at[1, k, start], sums_at[2, k, start]
+        at = G0_at[:, start]
+        G0 = (at[0], at[1], at[2], at[3], at[4], at[5])
+        position = place - step * where
+        after = place - step * start
+        bottom_near = max(place - step * (where + 1) + 1, bottom)
+        near = _sums(X, V, after, after - 1, bottom_near, 1, s0, s1, s2, G0, sums_near, G0_near)
+        _gains(sums_near, G0_near, near, bands, G, fine)
+        for k in range(near):
+            if fine[k] > best:
+                best, position = fine[k], after - 1 - k
         cuts[found], gains[found] = position, best
         found += 1
     return found
@@ -675,47 +724,53 @@ def _candidates(X, e, low, high, ridge, rule, work, cuts, gains):
 # The decision ---------------------------------------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True, fastmath=_MATH)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
 def _add_squares(total, q):
     for i in range(q.shape[0]):
         total[i] += q[i] * q[i]
 
 
-@njit(nogil=True, cache=True)
-def _blocks(q, t, away, low, high, origin, reach, rule, mean, size, when, start, first):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _blocks(q, t, away, low, high, origin, reach, rule, mean, size, when, start, first, cut_short):
     """Means (block, B) of the residuals q over blocks of `block_days`; when: first day of each, size: observations.
 
-    away: squared lengths of q. A residual longer than `reach` counts with that length only, so that a flood or a bloom of some weeks does not outweigh years.
-    Blocks are written from index `start` on; first: first observation of each. Returns the index after the last.
+    away: squared lengths of q. A residual longer than `reach` counts with that length only, so that a flood or a bloom of some weeks does not outweigh years;
+    cut_short: whether a block has such. Blocks are written from index `start` on; first: first observation of each.
+    Returns the index after the last.
     """
     bands = q.shape[0]
     far = _F(reach * reach)
     nb = start - 1
-    until = -np.inf
+    until = np.float64(origin)
     for i in range(low, high):
         if t[i] >= until:
-            if nb >= start:
-                for c in range(bands):
-                    mean[nb, c] /= size[nb]
+            while t[i] >= until:
+                until += rule.block_days
             nb += 1
-            until = origin + (np.floor((t[i] - origin) / rule.block_days) + 1.0) * rule.block_days
-            size[nb] = 0.0
-            when[nb] = t[i]
+            cut_short[nb] = False
+            when[nb] = np.int64(t[i])
             first[nb] = i
             for c in range(bands):
                 mean[nb, c] = 0.0
-        size[nb] += 1.0
-        f = _F(1) if away[i] <= far else _F(reach) / np.sqrt(away[i])
-        for c in range(bands):
-            mean[nb, c] += f * q[c, i]
-    for c in range(bands):
-        mean[nb, c] /= size[nb]
+        if away[i] <= far:
+            for c in range(bands):
+                mean[nb, c] += q[c, i]
+        else:
+            cut_short[nb] = True
+            f = _F(reach) / np.sqrt(away[i])
+            for c in range(bands):
+                mean[nb, c] += f * q[c, i]
     first[nb + 1] = high
+    for j in range(start, nb + 1):
+        size[j] = first[j + 1] - first[j]
+        part = 1.0 / size[j]
+        for c in range(bands):
+            mean[j, c] *= part
     return nb + 1
 
 
-@njit(nogil=True, cache=True)
-def _back(q, first, last, begin, lone, on_land, when, whole, mean):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _back(q, first, last, begin, cut_short, lone, on_land, season, when, whole, mean):
     """Let the same season of the side's other years say how far the mean of a block counts.
 
     The mean of the residuals q without a bound (whole: scratch, block by B) counts up to its projection onto the most alike block of
@@ -724,11 +779,16 @@ def _back(q, first, last, begin, lone, on_land, when, whole, mean):
     """
     bands = q.shape[0]
     for j in range(first, last):
+        if not cut_short[j]:
+            for c in range(bands):
+                whole[j, c] = mean[j, c]
+            continue
+        part = 1.0 / (begin[j + 1] - begin[j])
         for c in range(bands):
             s = 0.0
             for i in range(begin[j], begin[j + 1]):
                 s += q[c, i]
-            whole[j, c] = s / (begin[j + 1] - begin[j])
+            whole[j, c] = s * part
     for j in range(first, last):
         square, bounded = 0.0, 0.0
         for c in range(bands):
@@ -741,10 +801,7 @@ def _back(q, first, last, begin, lone, on_land, when, whole, mean):
         backed = -np.inf
         for k in range(first, last):
             apart = abs(when[j] - when[k])
-            if apart < 0.5 * _YEAR:
-                continue
-            apart %= _YEAR
-            if min(apart, _YEAR - apart) > 35.0:
+            if apart < 0.5 * _YEAR or not season[0, apart]:
                 continue
             s = 0.0
             for c in range(bands):
@@ -758,25 +815,25 @@ def _back(q, first, last, begin, lone, on_land, when, whole, mean):
                 mean[j, c] = whole[j, c] * counts / length
 
 
-@njit(nogil=True, cache=True)
-def _beyond(first, last, ref_blocks, mean, when, bands, direction):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _beyond(first, last, ref_blocks, mean, when, bands, season, direction, along):
     """How far the other side's blocks lie beyond what the reference side showed in the same season of any year.
 
     Mean over the blocks first..last-1 of the excess over the range of the reference blocks within 35 days of the year,
-    along `direction`, as a multiple of the mean width of that range.
+    along `direction`, as a multiple of the mean width of that range. along (block): scratch.
     """
+    for k in range(ref_blocks):
+        s = 0.0
+        for c in range(bands):
+            s += mean[k, c] * direction[c]
+        along[k] = s
     total, width, count = 0.0, 0.0, 0
     for j in range(first, last):
         low, high, seen = np.inf, -np.inf, 0
         for k in range(ref_blocks):
-            apart = abs(when[j] - when[k]) % _YEAR
-            if min(apart, _YEAR - apart) > 35.0:
-                continue
-            s = 0.0
-            for c in range(bands):
-                s += mean[k, c] * direction[c]
-            low, high = min(low, s), max(high, s)
-            seen += 1
+            if season[0, abs(when[j] - when[k])]:
+                low, high = min(low, along[k]), max(high, along[k])
+                seen += 1
         if seen < 2:
             continue
         s = 0.0
@@ -788,7 +845,7 @@ def _beyond(first, last, ref_blocks, mean, when, bands, direction):
     return total / max(width, 1e-9) if count > 0 else -1.0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _separation(
     X, share, first, last, ref_blocks, per_block, mean, size, begin, A, L, beta, years, doubt, rule, D, V, F, direction
 ):
@@ -852,14 +909,14 @@ def _separation(
     return np.sqrt(2.0 * total) - np.sqrt(2.0 * bands - 1.0)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _judge(X, e, t, low, cut, high, ridge, doubt, rule, work, old, new, shift, direction):
     """(score, reference side is first); -1 where a rule of duration or number is not met.
 
     Leaves the reference side's model in old (or new, where it is the later side), the residuals against it in work's q, the
     mean difference in shift (after minus before) and V^-1 shift in direction.
     """
-    M, L, q, mean, size, when, rms, begin, A, V, F, away, share, whole = work
+    M, L, q, mean, size, when, rms, begin, A, V, F, away, share, whole, cut_short, turned, season = work
     bands = e.shape[0]
     before, after = t[cut - 1] - t[low], t[high - 1] - t[cut]
     reference_first = cut - low >= high - cut
@@ -875,12 +932,10 @@ def _judge(X, e, t, low, cut, high, ridge, doubt, rule, work, old, new, shift, d
     away[low:high] = _F(0)
     for k in range(bands):
         _add_squares(away[low:high], q[k, low:high])
-    for i in range(a, b):
-        rms[i - a] = away[i]
     # Noise here from the median of chi-square (Wilson and Hilferty 1931): B (1 - 2 / 9 B)^3.
     usual = bands * (1.0 - 2.0 / (9.0 * bands)) ** 3
-    reach = rule.reach * np.sqrt(_select(rms, b - a, (b - a) // 2) / usual)
-    nr = _blocks(q, t, away, a, b, t[low], reach, rule, mean, size, when, 0, begin)
+    reach = rule.reach * np.sqrt(np.float64(_kth(away[a:b], (b - a) // 2)) / usual)
+    nr = _blocks(q, t, away, a, b, t[low], reach, rule, mean, size, when, 0, begin, cut_short)
     if nr < 4:
         return -1.0, reference_first
     # Scatter of the reference blocks; a block far out (three times the usual) counts less.
@@ -889,35 +944,33 @@ def _judge(X, e, t, low, cut, high, ridge, doubt, rule, work, old, new, shift, d
         for k in range(bands):
             s += mean[j, k] * mean[j, k]
         size[j] = np.sqrt(s)
-        rms[j] = size[j]
-    usual = 3.0 * _select(rms, nr, nr // 2)
+        share[j] = _F(size[j])
+    usual = 3.0 * np.float64(_kth(share[:nr], nr // 2))
     total = 0.0
+    for j in range(nr):
+        w = 1.0 if size[j] <= usual else usual / size[j]
+        total += w * w
+        for k in range(bands):
+            turned[k, j] = w * mean[j, k]
     for i in range(bands):
         for k in range(i + 1):
-            A[i, k] = 0.0
-    for j in range(nr):
-        w = 1.0 if size[j] <= usual else (usual / size[j]) ** 2
-        total += w
-        for i in range(bands):
-            x = w * mean[j, i]
-            for k in range(i + 1):
-                A[i, k] += x * mean[j, k]
+            A[i, k] = dot(turned[i, :nr], turned[k, :nr])
     # The harmonic fit has used up about half of its freedom along one direction. Shrunk towards half a noise unit squared.
     free = max(total - 4.0, 0.3 * total)
     for i in range(bands):
         for k in range(i + 1):
             A[i, k] = A[i, k] * total / free
             A[i, k] = (A[i, k] + (4.0 if i == k else 0.0)) / (total + 8.0)
-    end = _blocks(q, t, away, c, d, t[low], reach, rule, mean, size, when, nr, begin)
+    end = _blocks(q, t, away, c, d, t[low], reach, rule, mean, size, when, nr, begin, cut_short)
     if end - nr < rule.min_blocks:
         return -1.0, reference_first
-    _back(q, nr, end, begin, rule.lone_reach * reach / rule.reach, doubt < np.inf, when, whole, mean)
+    _back(q, nr, end, begin, cut_short, rule.lone_reach * reach / rule.reach, doubt < np.inf, season, when, whole, mean)
     years = (t[d - 1] - t[c]) / _YEAR
     per_block = (b - a) / nr
     best = _separation(
         X, share, nr, end, nr, per_block, mean, size, begin, A, L, beta, years, doubt, rule, shift, V, F, direction
     )
-    if best >= rule.min_score and _beyond(nr, end, nr, mean, when, bands, direction) < rule.margin:
+    if best >= rule.min_means and _beyond(nr, end, nr, mean, when, bands, season, direction, rms) < rule.margin:
         best = -1.0
     # A state that fades (regrowth) is judged by its first months as well.
     if reference_first:
@@ -932,7 +985,11 @@ def _judge(X, e, t, low, cut, high, ridge, doubt, rule, work, old, new, shift, d
         D, W = F[2], F[4]
         fresh = _separation(X, share, first, last, nr, per_block, mean, size, begin, A, L, beta, 1.0, doubt, rule, D, V, F, W)
         fresh /= rule.fresh_factor
-        if fresh > best and fresh >= rule.min_score and _beyond(first, last, nr, mean, when, bands, W) >= rule.margin:
+        if (
+            fresh > best
+            and fresh >= rule.min_means
+            and _beyond(first, last, nr, mean, when, bands, season, W, rms) >= rule.margin
+        ):
             best = fresh
             for k in range(bands):
                 shift[k] = D[k]
@@ -944,7 +1001,107 @@ def _judge(X, e, t, low, cut, high, ridge, doubt, rule, work, old, new, shift, d
     return best, reference_first
 
 
-@njit(nogil=True, cache=True, fastmath=_MATH)
+@njit(nogil=True, cache=True, error_model="numpy")
+def _all_dates(series, design, days, place, n, ridge, M, L, beta, y, X, t, z, scratch, floor):
+    """What one season without slope leaves of the medians of three dates each, in units of its spread: z (B, n // 3), days t.
+
+    series (B, n): all clear dates, floods and spikes as well; place: which of `days` and of the design they are. No slope, because a
+    slope over all years takes up most of a step. Returns 1 / (4 x the median squared distance of two of them).
+    """
+    bands, m = series.shape[0], n // 3
+    for k in range(m):
+        j = place[3 * k + 1]
+        t[k] = days[j] - days[0]
+        for q in range(P):
+            X[q, k] = design[q, j]
+        for c in range(bands):
+            u, v, w = series[c, 3 * k], series[c, 3 * k + 1], series[c, 3 * k + 2]
+            y[c, k] = max(min(u, v), min(max(u, v), w))
+    ridge[:] = 1e-3
+    ridge[P - 1] = 1e9
+    _model(X, y, 0, m, ridge, M, L, beta)
+    residuals(X, y, 0, m, beta, z)
+    for c in range(bands):
+        _scaled(z[c, :m], z[c, :m], _F(1.0 / _robust_scale(z[c, :m], floor)))
+    pairs = 0
+    for part in range(1, 8):
+        apart = part * m // 8
+        for i in range(m - apart):
+            s = _F(0)
+            for c in range(bands):
+                s += (z[c, i] - z[c, i + apart]) ** 2
+            scratch[pairs] = s
+            pairs += 1
+    return 0.25 / max(np.float64(_kth(scratch[:pairs], pairs // 2)), 1e-6)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
+def _added_square(total, x, a):
+    for i in range(total.shape[0]):
+        total[i] += (x[i] - a) ** 2
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
+def _three_squares(total, x, y, z, a, b, c):
+    """The same for three bands in one pass: these series are short."""
+    for i in range(total.shape[0]):
+        total[i] += (x[i] - a) ** 2 + (y[i] - b) ** 2 + (z[i] - c) ** 2
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
+def _alike(apart, inverse, right):
+    """Sum of the kernel (1 + apart / 4 median)^-4 of squared distances; each is added to `right` as well."""
+    total = _F(0)
+    for i in range(apart.shape[0]):
+        u = _F(1) + apart[i] * inverse
+        u *= u
+        k = _F(1) / (u * u)
+        total += k
+        right[i] += k
+    return total
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _parted(z, t, n, begin, day, end, inverse, apart, left, right):
+    """How many medians more are told apart by a cut near `day` than by none, in the stretch of days begin..end (see `_all_dates`).
+
+    Largest gain over cuts within 90 days, at least two medians from either end, of the cost n - sum of kernels / n (kernel change
+    points: Harchaoui and Cappe 2007, doi:10.1109/SSP.2007.4301363). A median counts for one at most, however far it lies.
+    """
+    bands = z.shape[0]
+    low, high = 0, n
+    while low < n and t[low] < begin:
+        low += 1
+    while high > low and t[high - 1] > end:
+        high -= 1
+    if high - low < 4:
+        return 0.0
+    right[low:high] = _F(0)
+    for i in range(low, high):
+        apart[low:i] = _F(0)
+        c = 0
+        while c + 3 <= bands:
+            _three_squares(apart[low:i], z[c, low:i], z[c + 1, low:i], z[c + 2, low:i], z[c, i], z[c + 1, i], z[c + 2, i])
+            c += 3
+        while c < bands:
+            _added_square(apart[low:i], z[c, low:i], z[c, i])
+            c += 1
+        left[i] = _alike(apart[low:i], inverse, right[low:i])
+    after = float(high - low)
+    for i in range(low, high):
+        after += 2.0 * right[i]
+    whole = after / (high - low)
+    before, best = 0.0, 0.0
+    for i in range(low, high - 2):
+        # The cut between i and i + 1.
+        before += 1.0 + 2.0 * left[i]
+        after -= 1.0 + 2.0 * right[i]
+        if i + 1 - low >= 2 and abs(0.5 * (t[i] + t[i + 1]) - day) <= 90.0:
+            best = max(best, before / (i + 1 - low) + after / (high - i - 1) - whole)
+    return best
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_MATH)
 def _misfit(p, t, start, width):
     """Least squares misfit of p by a level that rises from 0 to a free height between start and start + width."""
     hh, ph, pp = _F(0), _F(0), _F(0)
@@ -958,7 +1115,7 @@ def _misfit(p, t, start, width):
     return pp - ph * ph / max(hh, _F(1e-6))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _pace(q, t, low, cut, high, bands, reference_first, direction, rule, p):
     """Whether the change went in one step or slowly: which of both fits the series along its own direction."""
     height, count = 0.0, 0
@@ -991,7 +1148,7 @@ def _pace(q, t, low, cut, high, bands, reference_first, direction, rule, p):
     return _GRADUAL if step - slow > rule.gradual_gain * slow / free else _ABRUPT
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _distance(e, X, i, bands, beta):
     d = 0.0
     for c in range(bands):
@@ -1002,29 +1159,41 @@ def _distance(e, X, i, bands, beta):
     return d
 
 
-@njit(nogil=True, cache=True)
-def _nearest_year(e, t, i, low, high, bands, rule):
-    """Half the squared distance of observation i from the most alike of low..high-1 in the same season of another year.
+@njit(nogil=True, cache=True, error_model="numpy")
+def _nearest_years(e, t, low, cut, high, first, last, season, reach, to_old, to_new):
+    """Half the squared distance of observations first..last-1 from the most alike of either side in the same season of another year.
 
-    Half, because both carry noise; half a unit a band is added since the most alike of several is alike by chance.
+    The sides are low..cut-1 (to_old) and cut..high-1 (to_new). Half, because both carry noise; half a unit a band is added since
+    the most alike of several is alike by chance. reach: days around the same day of the year that are looked through.
     """
-    best = np.inf
-    for j in range(low, high):
-        apart = abs(t[i] - t[j])
-        if apart < 0.5 * _YEAR:
+    bands = e.shape[0]
+    to_old[first:last] = np.inf
+    to_new[first:last] = np.inf
+    years = np.int64((t[high - 1] - t[low]) / _YEAR) + 1
+    for year in range(-years, years + 1):
+        if year == 0:
             continue
-        apart -= np.floor(apart / _YEAR + 0.5) * _YEAR
-        if abs(apart) > rule.season_days:
-            continue
-        d = 0.0
-        for c in range(bands):
-            d += (e[c, i] - e[c, j]) ** 2
-        best = min(best, 0.5 * (d + bands))
-    return best
+        start = low
+        for i in range(first, last):
+            middle = t[i] + year * _YEAR
+            while start < high and t[start] < middle - reach:
+                start += 1
+            j = start
+            while j < high and t[j] <= middle + reach:
+                if season[1, np.int64(abs(t[i] - t[j]))]:
+                    d = 0.0
+                    for c in range(bands):
+                        d += (e[c, i] - e[c, j]) ** 2
+                    d = 0.5 * (d + bands)
+                    if j < cut:
+                        to_old[i] = min(to_old[i], _F(d))
+                    else:
+                        to_new[i] = min(to_new[i], _F(d))
+                j += 1
 
 
-@njit(nogil=True, cache=True)
-def _redate_alike(e, X, t, low, cut, high, bands, old, new, rule, to_old, to_new):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _redate_alike(e, X, t, low, cut, high, bands, old, new, season, rule, to_old, to_new):
     """The cut near `cut` that parts best what is like the old state from what is like the new one; the later of equals.
 
     Like a state is what is near its model or near one of its observations in the same season of another year: a field that is
@@ -1033,9 +1202,10 @@ def _redate_alike(e, X, t, low, cut, high, bands, old, new, rule, to_old, to_new
     """
     first, last = max(low + 3, cut - 20), min(high - 3, cut + 20)
     total, best, position = 0.0, -np.inf, cut
+    _nearest_years(e, t, low, cut, high, first, last, season, rule.season_days + 1.0, to_old, to_new)
     for i in range(first, last):
-        to_old[i] = min(_distance(e, X, i, bands, old), _nearest_year(e, t, i, low, cut, bands, rule))
-        to_new[i] = min(_distance(e, X, i, bands, new), _nearest_year(e, t, i, cut, high, bands, rule))
+        to_old[i] = min(_F(_distance(e, X, i, bands, old)), to_old[i])
+        to_new[i] = min(_F(_distance(e, X, i, bands, new)), to_new[i])
     for i in range(first, last):
         total += max(min(to_new[i] - to_old[i] + rule.late, 30.0), -30.0)
         if total >= best:
@@ -1043,7 +1213,7 @@ def _redate_alike(e, X, t, low, cut, high, bands, old, new, rule, to_old, to_new
     return position
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _redate(e, X, low, cut, high, bands, old, new, rule):
     """The cut near `cut` at which the two models part the observations best; single ones weigh at most 30 noise units squared."""
     first, last = max(low + 3, cut - 12), min(high - 3, cut + 12)
@@ -1056,7 +1226,7 @@ def _redate(e, X, low, cut, high, bands, old, new, rule):
     return position
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _redate_short(q, low, cut, high, bands, reference_first, away):
     """The cut from which on (or up to which) observations are away from the reference side's model, whatever they are like.
 
@@ -1087,7 +1257,7 @@ def _redate_short(q, low, cut, high, bands, reference_first, away):
     return cut
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _size(e, X, t, low, cut, high, bands, reference_first, beta, S, centre, rule, seen, said):
     """(change of the index, size, wet shares before and after): what the other side shows against what the model says.
 
@@ -1148,18 +1318,17 @@ def _size(e, X, t, low, cut, high, bands, reference_first, beta, S, centre, rule
 # One pixel ------------------------------------------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True)
-def _pixel(y, t, X, n, bands, doubt, flood, floods, rule, memory, out_days, out_values):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _pixel(y, t, design, place, X, n, bands, doubt, flood, floods, series, whole, rule, memory, out_days, out_values):
     """Breaks of one series y (B, n) at days t; returns how many. flood[:floods]: days of floods that were left out.
 
+    design (8, time): of all dates; place: which of them the observations are. X (8, n): scratch for the design of this series.
+    series: all clear dates as (values (B, time), all days, their places, their number); whole: work space for them.
     out_days: (k, 3) break date, last clear before, first clear after. out_values: (k, 3) signed change, score, pace.
     """
     e, d, keep, w, sd, inverse, S, SL, centre, ridge, search, judging, old, new, shift, direction, cuts, gains, p, near = memory
     for c in range(bands):
-        s = _F(0)
-        for i in range(n):
-            s += y[c, i]
-        centre[c] = s / n
+        centre[c] = _total(y[c, :n]) / n
         for i in range(n):
             y[c, i] -= _F(centre[c])
     _local_scale(y, t, n, d, w, p, near, sd, inverse, rule.noise_floor)
@@ -1168,14 +1337,17 @@ def _pixel(y, t, X, n, bands, doubt, flood, floods, rule, memory, out_days, out_
         for q in range(m):
             i = keep[q]
             t[q] = t[i]
+            place[q] = place[i]
             for c in range(bands):
                 y[c, q] = y[c, i]
-            for k in range(P):
-                X[k, q] = X[k, i]
         n = m
         if n < 3 * rule.min_segment:
             return 0
         _local_scale(y, t, n, d, w, p, near, sd, inverse, rule.noise_floor)
+    for k in range(P):
+        own, of = X[k], design[k]
+        for i in range(n):
+            own[i] = of[place[i]]
     _noise_factor(d, n, bands, inverse, sd, rule.noise_floor, w, S, SL)
     for a in range(bands):
         own = e[a, :n]
@@ -1195,6 +1367,10 @@ def _pixel(y, t, X, n, bands, doubt, flood, floods, rule, memory, out_days, out_
     stack = np.empty((2 * MAX_BREAKS + 4, 2), np.int64)
     stack[0, 0], stack[0, 1] = 0, n
     waiting, found = 1, 0
+    every, days, all_places, all_dates = series
+    all_y, all_t, thinned, z, left, right, apart, flat = whole
+    inverse_width = -1.0
+    sure = rule.min_score / rule.weak_share
     while waiting > 0 and found < MAX_BREAKS:
         waiting -= 1
         low, high = stack[waiting, 0], stack[waiting, 1]
@@ -1204,8 +1380,32 @@ def _pixel(y, t, X, n, bands, doubt, flood, floods, rule, memory, out_days, out_
         for k in range(count):
             cut = cuts[k]
             score, first = _judge(X, e, t, low, cut, high, ridge, doubt, rule, judging, old, new, shift, direction)
-            if score < rule.min_score:
+            if score < rule.min_means:
                 continue
+            if inverse_width < 0.0:
+                beta = new if first else old
+                inverse_width = _all_dates(
+                    every,
+                    design,
+                    days,
+                    all_places,
+                    all_dates,
+                    flat,
+                    judging[0],
+                    judging[1],
+                    beta,
+                    all_y,
+                    thinned,
+                    all_t,
+                    z,
+                    apart,
+                    rule.noise_floor,
+                )
+            if score < sure:
+                day = 0.5 * (t[cut - 1] + t[cut])
+                parted = _parted(z, all_t, all_dates // 3, t[low], day, t[high - 1], inverse_width, apart, left, right)
+                if score * rule.dates_weight * parted < rule.min_score * rule.min_score:
+                    continue
             other_days = t[high - 1] - t[cut] if first else t[cut - 1] - t[low]
             if other_days < 1.1 * _YEAR:
                 cut = _redate_short(judging[2], low, cut, high, bands, first, p)
@@ -1235,10 +1435,13 @@ def _pixel(y, t, X, n, bands, doubt, flood, floods, rule, memory, out_days, out_
         cut = ordered[q]
         high = ordered[q + 1] if q + 1 < found else n
         score, first = _judge(X, e, t, low, cut, high, ridge, doubt, rule, judging, old, new, shift, direction)
-        if score < rule.min_score:
+        if score < rule.min_means:
             continue
         beta = old if first else new
         change, size, wet_before, wet_after = _size(e, X, t, low, cut, high, bands, first, beta, S, centre, rule, sd, gains)
+        day = 0.5 * (t[cut - 1] + t[cut])
+        parted = _parted(z, all_t, all_dates // 3, t[low], day, t[high - 1], inverse_width, apart, left, right)
+        score = np.sqrt(score * rule.dates_weight * parted)
         if rule.water_b >= 0 and min(wet_before, wet_after) > 0.75:
             score /= rule.water_factor
         elif wet_before - wet_after > 0.5:
@@ -1264,7 +1467,7 @@ def _pixel(y, t, X, n, bands, doubt, flood, floods, rule, memory, out_days, out_
             _model(X, e, cut, high, ridge, judging[0], judging[1], new)
         else:
             _model(X, e, low, cut, ridge, judging[0], judging[1], old)
-        cut = max(cut, _redate_alike(e, X, t, low, cut, high, bands, old, new, rule, p, near))
+        cut = max(cut, _redate_alike(e, X, t, low, cut, high, bands, old, new, judging[-1], rule, p, near))
         # Decisive: nearer to one model by `decisive`, and within the noise of it (`fit` root mean square over the bands).
         close = rule.fit * rule.fit * bands
         last_old, first_new = low, high - 1
@@ -1293,7 +1496,7 @@ def _pixel(y, t, X, n, bands, doubt, flood, floods, rule, memory, out_days, out_
     return written
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _undecided(observed, times, row, col, clear):
     """Status of a pixel that was not seen often enough: the main reason."""
     cloud, failed, outside = 0, 0, 0
@@ -1313,10 +1516,11 @@ def _undecided(observed, times, row, col, clear):
     return _TOO_FEW
 
 
-@njit(nogil=True, cache=True)
-def _workspace(times, bands):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _workspace(times, bands, season):
     blocks = times + 2
-    wide = max(bands, 8)
+    # Whole vector registers.
+    wide = (P + bands + 15) // 16 * 16
     search = (
         np.empty((P, P)),
         np.empty((P, P)),
@@ -1324,13 +1528,15 @@ def _workspace(times, bands):
         np.empty((P, times), np.float32),
         np.empty((P, bands)),
         np.empty((bands, times), np.float32),
-        np.empty((3, P + bands), np.float32),
-        np.empty((3, 3)),
-        np.empty((3, 3)),
-        np.empty(times + 1),
-        np.empty(times + 1, np.int64),
-        np.empty((times // 2 + 2, 3, P + bands), np.float32),
-        np.empty((times // 2 + 2, 3, 3)),
+        np.zeros((times, wide), np.float32),
+        np.empty((3, wide), np.float32),
+        np.empty((6, times // 2 + 2)),
+        np.empty(times // 2 + 2),
+        np.empty(12),
+        np.empty((3, P + bands, times // 2 + 2), np.float32),
+        np.empty((6, times // 2 + 2)),
+        np.empty((3, P + bands, 12), np.float32),
+        np.empty((6, 12)),
     )
     judging = (
         np.empty((P, P)),
@@ -1338,7 +1544,7 @@ def _workspace(times, bands):
         np.empty((bands, times), np.float32),
         np.empty((blocks, bands)),
         np.empty(blocks),
-        np.empty(blocks),
+        np.empty(blocks, np.int64),
         np.empty(blocks),
         np.empty(blocks, np.int64),
         np.empty((bands, bands)),
@@ -1347,6 +1553,9 @@ def _workspace(times, bands):
         np.empty(times, np.float32),
         np.empty(times, np.float32),
         np.empty((blocks, bands)),
+        np.empty(blocks, np.bool_),
+        np.empty((bands, blocks)),
+        season,
     )
     return (
         np.empty((bands, times), np.float32),
@@ -1365,14 +1574,14 @@ def _workspace(times, bands):
         np.empty((P, bands)),
         np.empty(bands),
         np.empty(bands),
-        np.empty(wide, np.int64),
-        np.empty(wide),
+        np.empty(3, np.int64),
+        np.empty(max(bands, 3)),
         np.empty(times, np.float32),
         np.empty(times, np.float32),
     )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_last, out_days, out_values, counts, status):
     """Breaks of the pixels of rows row_first..row_last-1.
 
@@ -1381,50 +1590,72 @@ def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_l
     out_days: (k, 3, y, x) int32; out_values: (k, 3, y, x) float32; counts (y, x) int16; status (y, x) uint8: written.
     """
     times, bands, _, cols = values.shape
-    tile = 16
-    block = np.empty((tile, bands, times), np.float32)
-    y, t, Xs = np.empty((bands, times), np.float32), np.empty(times, np.float32), np.empty((P, times), np.float32)
-    memory = _workspace(times, bands)
+    tile = 32
+    block, when = np.empty((tile, bands, times), np.float32), np.empty((tile, times), np.int64)
+    seen, line, good = np.empty(tile, np.int64), np.empty(tile, np.float32), np.empty(tile, np.bool_)
+    t, Xs, wet = np.empty(times, np.float32), np.empty((P, times), np.float32), np.empty(times, np.float32)
+    season = _seasons(days[-1] - days[0], rule.season_days)
+    memory = _workspace(times, bands, season)
     keep, state, spell = np.empty(times, np.int64), np.empty(times, np.int8), np.empty(times, np.int8)
-    place, flood = np.empty(times, np.int64), np.empty(times, np.float32)
+    flood = np.empty(times, np.float32)
+    all_y, all_places, thirds = np.empty((bands, times), np.float32), np.empty(times, np.int64), times // 3 + 1
+    whole = (
+        np.empty((bands, thirds), np.float32),
+        np.empty(thirds, np.float32),
+        np.empty((P, thirds), np.float32),
+        np.empty((bands, thirds), np.float32),
+        np.empty(thirds, np.float32),
+        np.empty(thirds, np.float32),
+        np.empty(7 * thirds, np.float32),
+        np.empty(P),
+    )
     pixel_days, pixel_values = np.empty((MAX_BREAKS, 3)), np.empty((MAX_BREAKS, 3))
     origin = days[0]
     for row in range(row_first, row_last):
         for start in range(0, cols, tile):
             width = min(tile, cols - start)
+            # Turned round, and closed up over the dates that are not clear: each value goes where the next clear one of its pixel
+            # belongs, and that place is left only when all bands are there.
+            seen[:] = 0
             for i in range(times):
+                clear = 0
+                for k in range(width):
+                    good[k] = observed[i, row, start + k] == _CLEAR
+                    clear += good[k]
+                if clear == 0:
+                    continue
                 for c in range(bands):
                     for k in range(width):
-                        block[k, c, i] = _F(values[i, c, row, start + k] * scale + offset)
+                        line[k] = _F(values[i, c, row, start + k] * scale + offset)
+                        good[k] &= np.isfinite(line[k])
+                    for k in range(width):
+                        block[k, c, seen[k]] = line[k]
+                for k in range(width):
+                    when[k, seen[k]] = i
+                    seen[k] += good[k]
             for k in range(width):
-                col = start + k
-                n = 0
-                for i in range(times):
-                    if observed[i, row, col] == _CLEAR:
-                        good = True
-                        for c in range(bands):
-                            good = good and np.isfinite(block[k, c, i])
-                        place[n] = i
-                        n += good
+                col, y, place, n = start + k, block[k], when[k], seen[k]
                 counts[row, col] = n
                 if n < rule.min_observations or days[place[n - 1]] - days[place[0]] < rule.min_span_days:
                     status[row, col] = _undecided(observed, times, row, col, n)
                     continue
                 for i in range(n):
                     t[i] = days[place[i]] - origin
+                    all_places[i] = place[i]
                 for c in range(bands):
-                    for i in range(n):
-                        y[c, i] = block[k, c, place[i]]
+                    all_y[c, :n] = y[c, :n]
+                all_dates = n
                 # Where water comes and goes, what is left of the year is no firm ground for a model: its doubt counts in full.
                 doubt, floods = rule.model_doubt, 0
                 missed, run, enough = 0, n, True
                 first, middle, before, after, change, span = 0, 0.0, _F(0), _F(0), 0.0, 0.0
-                if rule.water_a >= 0:
+                # Without a date of water there is nothing to leave out.
+                if rule.water_a >= 0 and _wetness(y, n, rule, wet) > 0:
                     # NDVI alone does not tell a lasting flood from soil that stays bare.
                     if rule.water_b != -2:
-                        run, first, span, missed = _season_missed(y, t, n, state, rule)
+                        run, first, span, missed = _season_missed(wet, t, n, state, rule)
                     if missed > 0:
-                        change, size = _season_change(y, t, n, run, first, bands, rule, memory[4], memory[8])
+                        change, size = _season_change(y, t, n, run, first, bands, season, rule, memory[4], memory[8])
                         # It came with a flood or in it: nearer to the first view that no flood explains, a flood season at most.
                         middle = max(0.5 * (t[run - 1] + t[run]), min(t[first] - 25.0, t[run] + 120.0))
                         before, after = t[run - 1], t[first]
@@ -1432,26 +1663,27 @@ def detect_rows(values, scale, offset, observed, days, X, rule, row_first, row_l
                             missed = 0
                         else:
                             n = run
-                    m = _keep_one_medium(y, t, n, keep, state, spell, rule)
+                            all_dates = run
+                    m = _keep_one_medium(wet, t, n, keep, state, spell, rule)
                     enough = m >= rule.min_observations and t[keep[m - 1]] - t[keep[0]] >= rule.min_span_days
                     if not enough and missed == 0:
                         status[row, col] = _TOO_FEW
                         continue
                     if m < n:
                         doubt = np.inf
-                        floods = _floods_left_out(y, t, n, keep, m, rule, flood)
+                        floods = _floods_left_out(wet, t, n, keep, m, rule, flood)
                         for i in range(m):
                             place[i] = place[keep[i]]
                             t[i] = t[keep[i]]
                             for c in range(bands):
                                 y[c, i] = y[c, keep[i]]
                         n = m
-                for q in range(P):
-                    for i in range(n):
-                        Xs[q, i] = X[q, place[i]]
                 found = 0
                 if enough:
-                    found = _pixel(y, t, Xs, n, bands, doubt, flood, floods, rule, memory, pixel_days, pixel_values)
+                    series = (all_y, days, all_places, all_dates)
+                    found = _pixel(
+                        y, t, X, place, Xs, n, bands, doubt, flood, floods, series, whole, rule, memory, pixel_days, pixel_values
+                    )
                 if missed > 0 and found < MAX_BREAKS:
                     pixel_days[found, 0], pixel_days[found, 1], pixel_days[found, 2] = np.floor(middle + 0.5), before, after
                     pixel_values[found, 0], pixel_values[found, 1], pixel_values[found, 2] = (

@@ -122,7 +122,7 @@ class _Publisher:
             reused=len(found.heads) - found.computed,
             damaged=found.damaged,
             failed=tuple(found.failed.items()),
-            gaps=(*self._gaps(record, since), *gaps),
+            gaps=(*self._gaps(entries, record, since), *gaps),
         )
 
     def _maps(self, entries: Sequence[Entry]) -> None:
@@ -452,9 +452,16 @@ class _Publisher:
                 counts[name] = counts.get(name, 0) + 1
         return dict(sorted(counts.items()))
 
-    def _gaps(self, record: Mapping[str, Any], since: _Since) -> list[Message]:
-        """What people must know about what is missing."""
+    def _gaps(self, entries: Sequence[Entry], record: Mapping[str, Any], since: _Since) -> list[Message]:
+        """What people must know about what is missing or doubtful."""
         gaps = [scene.reason for scene in self._stack.scenes if scene.reason is not None]
+        for step in self._stack.steps:
+            there = [
+                entry for entry in entries
+                if entry.event.last_clear_before <= step.after and entry.event.first_clear_after >= step.before
+            ]  # fmt: skip
+            values: dict[str, Any] = {**step.told(), "events": len(there), "total": len(entries)}
+            gaps.append(Message(id="satellite.scan_gap_level_step", values=values))
         for name, count in self._failed_reads().items():
             gaps.append(Message(id="satellite.scan_failed_reads", values={"scene": name, "tiles": count}))
         pixels = record["pixels"]

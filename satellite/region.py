@@ -12,6 +12,8 @@ import calendar
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 import tomllib
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 
 from geoevidence.errors import ConfigError, CoverageError, FormatError, InputError
@@ -50,6 +53,7 @@ from satellite.scenes import read_scenes
 from satellite.segment import require_history
 from satellite.sparse import SUPPORT_REACH, Box, Nodes, grouped, joined, nodes_from, pack, unpack
 from satellite.stack import Stack, tiles
+from satellite.strips import strip_bytes
 from satellite.types import ChangeEvent, Status
 from satellite.workflow import MonitorConfig, _from_table, _parameters, _registration, _shifts, _stated
 
@@ -171,7 +175,7 @@ def scan_region(
     config = config or ScanConfig()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    with _only_one(out):
+    with _only_one(out), rasterio.Env(GDAL_CACHEMAX=_BLOCK_CACHE):
         progress("satellite.stage_scenes", 0.0)
         stack = read_scenes(request.scenes, _stated(config.monitor))
         if request.until:
@@ -182,6 +186,7 @@ def scan_region(
                 raise CoverageError("satellite.scan_nothing_until", until=request.until)
         require_history(np.array([day.toordinal() for day in stack.days], np.int32), config.monitor.breaks)
         layers = Layers.read(request, stack.grid)
+        strips = _strips_folder(out, stack, config.tile)
         job = Job(
             stack=stack,
             breaks=config.monitor.breaks,
@@ -193,12 +198,37 @@ def scan_region(
                 "events": _parameters(config.monitor.events),
                 "stack": _parameters(stack.spec),
             },
+            strips=strips,
         )
         count = worker_count(workers, stack, config.tile) if not cluster else 0
-        with Crew(job, workers=count, address=cluster) as crew:
-            scan = _Scan(out, config, job, crew, progress)
-            scan.run()
+        try:
+            with Crew(job, workers=count, address=cluster) as crew:
+                scan = _Scan(out, config, job, crew, progress)
+                scan.run()
+        finally:
+            shutil.rmtree(out / _STRIPS, ignore_errors=True)
         return publish(scan.found(), request, layers, progress)
+
+
+_BLOCK_CACHE = 256_000_000
+"""Memory for decoded blocks of files, bytes, instead of a twentieth of the machine's."""
+_STRIPS, _STRIPS_SHARE = ".strips", 0.25
+"""Folder of what tiles keep of their edges, and the share of the free disk that it may take."""
+
+
+def _strips_folder(out: Path, stack: Stack, size: int) -> Path | None:
+    """A new folder for `strips.py`, without what a killed run left; None where the strips of all tiles would not fit.
+
+    Its name is that of this run alone: a machine of a cluster that does not see it must not find another in its place.
+    """
+    folder = (out / _STRIPS).resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    pixel = len(stack.days) * (len(stack.spec.bands) * np.dtype(stack.storage.dtype).itemsize + 1)
+    boxes = (Box(int(w.row_off), int(w.col_off), int(w.height), int(w.width)) for w in tiles(stack, size))
+    if sum(strip_bytes(box, stack.grid.shape, pixel) for box in boxes) > _STRIPS_SHARE * shutil.disk_usage(out).free:
+        return None
+    folder.mkdir()
+    return Path(tempfile.mkdtemp(dir=folder))
 
 
 def _registered(out: Path, stack: Stack, config: MonitorConfig) -> Registration | None:
@@ -567,7 +597,8 @@ class _Scan:
                 inside = [self._settled[tile.name] for tile in near]
                 kept = joined([nodes.take(box.holds(nodes.rows, nodes.cols)) for nodes in inside])
                 others = {id(other): other for tile in near for other in in_tile.get(tile.name, [])}
-                tasks.append(event_task(self._keys, box, part, kept, list(others.values()), magnitude_of))
+                touched = tuple(tile.box for tile in near)
+                tasks.append(event_task(self._keys, box, part, kept, list(others.values()), magnitude_of, touched))
             found.append(_Found(group, tuple(tasks)))
         return found
 

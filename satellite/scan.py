@@ -21,7 +21,7 @@ import numpy as np
 from geoevidence.cluster import local_workers, workers_at
 from geoevidence.errors import ConfigError, GeoEvidenceError, InputError
 from geoevidence.types import Message
-from satellite.fused import Bench, Job, code_digest
+from satellite.fused import STRIP_ROWS, Bench, Job, code_digest
 from satellite.stack import Stack
 
 _IN_FLIGHT = 3
@@ -149,11 +149,11 @@ class Crew:
 
 
 def tile_bytes(stack: Stack, size: int) -> int:
-    """Memory that one worker takes for a tile, bytes: the cube with its states, the same once more in the detector's order of
-    pixels, and 400 MB of program and files."""
+    """Memory that one worker takes for a tile, bytes: the cube with its states, `STRIP_ROWS` of its rows once more in the detector's
+    order, and 800 MB of program, files and events."""
     rows, cols = min(size, stack.grid.shape[0]), min(size, stack.grid.shape[1])
     item = np.dtype(stack.storage.dtype).itemsize
-    return int(2 * rows * cols * len(stack.days) * (len(stack.spec.bands) * item + 1)) + 400_000_000
+    return int((rows + STRIP_ROWS) * cols * len(stack.days) * (len(stack.spec.bands) * item + 1)) + 800_000_000
 
 
 def worker_count(asked: int | None, stack: Stack, size: int) -> int:

@@ -118,6 +118,7 @@ def _read_folder(folder: Path, tiffs: list[Path], stated: Mapping[str, Any]) -> 
     if not spec.bands or spec.scale is None:
         raise ConfigError("satellite.no_stack_file", path=folder.name, example=_example(reader, tiffs))
     groups = _by_scene(tiffs, spec.band_pattern)
+    reader.digest_all(path for path in tiffs if path.resolve().is_relative_to(folder.resolve()))
     synthetic = spec.synthetic
     scenes = []
     for name, paths in groups.items():
@@ -231,8 +232,8 @@ def scenes_record(
         failed: union of `Cube.failed` over all blocks. failed_assets: union of `Cube.failed_assets`.
 
     Returns:
-        Keys as in docs/formats/scenes.md: schema, layout, stack, storage, grid, files, scenes, days. `status` of a scene or asset
-        is `failed_read` where a part of a used one could not be decoded.
+        Keys as in docs/formats/scenes.md: schema, layout, stack, storage, grid, files, scenes, level_steps, days. `status` of a scene or
+        asset is `failed_read` where a part of a used one could not be decoded.
     """
     lost = set(failed_assets)
     return {
@@ -252,6 +253,17 @@ def scenes_record(
         },
         "files": dict(stack.files),
         "scenes": [_scene_record(scene, failed, lost) for scene in stack.scenes],
+        "level_steps": [
+            {
+                "before": step.before.isoformat(),
+                "after": step.after.isoformat(),
+                "scenes": list(step.scenes),
+                "shift": {band: f"{value:.4f}" for band, value in zip(stack.spec.bands, step.shift, strict=True)},
+                "share": {band: f"{value:.3f}" for band, value in zip(stack.spec.bands, step.share, strict=True)},
+                "size": f"{step.size:.2f}",
+            }
+            for step in stack.steps
+        ],
         "days": [
             {"date": day.isoformat(), **{code.name.lower(): int(counts[code]) for code in Observed}}
             for day, counts in zip(stack.days, tally, strict=True)

@@ -42,6 +42,9 @@ class BreakConfig:
     min_segment: clear observations that a state must have to be looked for; more delays fresh changes.
     reference_days: shortest time, d, that the longer of the two states must have been seen.
     weak_share: a pixel is also taken at this share of the score when two neighbours changed with it (1 = never: pixels alone).
+    means_share: share of the score that the means of the new state must reach alone; larger is quicker and misses faint changes (1).
+    dates_weight: what one median of three dates, told apart by the cut, weighs in the score (1); smaller is stricter.
+    index_dates_weight: the same for a cube of one index.
     link_days: intervals of neighbours at most this far apart belong to one change, d.
     min_gain: least gain in -2 log evidence (natural units) for a cut to be judged; larger is quicker and misses faint changes.
     min_shift: least change in the first year, root mean square over dates and bands, reflectance.
@@ -85,6 +88,9 @@ class BreakConfig:
     min_segment: int = 4
     reference_days: int = 330
     weak_share: float = 0.6
+    means_share: float = 0.4
+    dates_weight: float = 2.0
+    index_dates_weight: float = 1.5
     link_days: int = 45
     min_gain: float = 70.0
     min_shift: float = 0.006
@@ -127,6 +133,9 @@ class BreakConfig:
             "min_segment": (2, 1000),
             "reference_days": (180, 36_500),
             "weak_share": (0.1, 1),
+            "means_share": (0.05, 1),
+            "dates_weight": (0.01, 100),
+            "index_dates_weight": (0.01, 100),
             "min_gain": (0, 1e6),
             "min_shift": (0, 1e6),
             "min_index_shift": (0, 1e6),
@@ -190,6 +199,9 @@ def _rule(config: BreakConfig, bands: tuple[str, ...]) -> tuple[Rule, str]:
         noise_floor=config.noise_floor,
         min_gain=config.min_gain,
         min_score=config.weak_share * config.min_score,
+        min_means=config.means_share * config.min_score,
+        weak_share=config.weak_share,
+        dates_weight=config.index_dates_weight if len(bands) == 1 else config.dates_weight,
         min_shift=config.min_index_shift if len(bands) == 1 else config.min_shift,
         block_days=float(config.block_days),
         min_blocks=config.min_blocks,
@@ -331,21 +343,23 @@ def keep_supported(breaks: BreakMap, config: BreakConfig) -> BreakMap:
     Neighbours are the eight around, with a break whose interval is at most `link_days` away; applied twice, so that an
     edge two pixels wide can be filled in. Works on whole maps only: blocks are joined first.
     """
-    strong = breaks.score >= config.min_score
-    found = np.isfinite(breaks.score)
-    start, end = breaks.last_clear_before.astype(np.int64), breaks.first_clear_after.astype(np.int64)
-    accepted = strong
+    accepted = breaks.score >= config.min_score
+    start, end = breaks.last_clear_before, breaks.first_clear_after
+    depth, rows, cols = accepted.shape
+    weak = np.nonzero(np.isfinite(breaks.score) & ~accepted)
+    since, until = start[weak].astype(np.int64), end[weak].astype(np.int64)
     for _ in range(2):
-        neighbours = np.zeros(strong.shape, np.int8)
+        neighbours = np.zeros(len(since), np.int8)
         for d_row, d_col in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
-            here, there = _shifted(strong.shape[1:], d_row, d_col)
-            linked = np.zeros(strong.shape, bool)
-            for k in range(len(strong)):
-                for other in range(len(strong)):
-                    apart = np.maximum(start[k][here], start[other][there]) - np.minimum(end[k][here], end[other][there])
-                    linked[k][here] |= accepted[other][there] & (apart <= config.link_days)
+            row, col = weak[1] + d_row, weak[2] + d_col
+            inside = (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
+            row, col = np.clip(row, 0, rows - 1), np.clip(col, 0, cols - 1)
+            linked = np.zeros(len(since), bool)
+            for k in range(depth):
+                apart = np.maximum(since, start[k, row, col]) - np.minimum(until, end[k, row, col])
+                linked |= inside & accepted[k, row, col] & (apart <= config.link_days)
             neighbours += linked
-        accepted = accepted | (found & (neighbours >= 2))
+        accepted[weak] |= neighbours >= 2
     # Layers stay in order of time: what is dropped leaves no hole before a later break.
     order = np.argsort(~accepted, axis=0, kind="stable")
     kept = np.take_along_axis(accepted, order, axis=0)
@@ -365,14 +379,6 @@ def keep_supported(breaks: BreakMap, config: BreakConfig) -> BreakMap:
         pace=layers(breaks.pace, Pace.NONE),
         status=status.astype(np.uint8),
     )
-
-
-def _shifted(shape: tuple[int, ...], d_row: int, d_col: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Slices of the cells that have a neighbour at (d_row, d_col), and of those neighbours."""
-    rows, cols = shape
-    here = (slice(max(0, -d_row), rows - max(0, d_row)), slice(max(0, -d_col), cols - max(0, d_col)))
-    there = (slice(max(0, d_row), rows - max(0, -d_row)), slice(max(0, d_col), cols - max(0, -d_col)))
-    return here, there
 
 
 def require_history(days: NDArray[np.int32], config: BreakConfig) -> None:
@@ -421,7 +427,8 @@ def _detect(given: _Input, config: BreakConfig, threads: int, progress: Progress
     out_values = np.full((MAX_BREAKS, 3, rows, cols), np.nan, np.float32)
     counts = np.zeros((rows, cols), np.int16)
     status = np.full((rows, cols), np.uint8(Status.NOT_OBSERVED))
-    chunk = max(1, min(64, 4096 // max(cols, 1)))
+    # Small, so that no thread waits for the last one.
+    chunk = max(1, min(64, 1024 // max(cols, 1)))
     starts = range(0, rows, chunk)
 
     def work(start: int) -> None:

@@ -168,12 +168,33 @@ class Storage:
     offset: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelStep:
+    """From one date on the scenes are brighter, or darker, than those of the year before, in all bands.
+
+    before, after: the last scene before and the first one after. scenes: compared on either side. shift: by band of the stack,
+    reflectance. share: the same of the usual level of the band (1). size: in standard errors, root mean square over bands.
+    """
+
+    before: date
+    after: date
+    scenes: tuple[int, int]
+    shift: tuple[float, ...]
+    share: tuple[float, ...]
+    size: float
+
+    def told(self) -> dict[str, str]:
+        """Values of a message: both dates, and the least and largest share of a band, %."""
+        shares = {"low": f"{100 * min(self.share):+.0f}", "high": f"{100 * max(self.share):+.0f}"}
+        return {"before": self.before.isoformat(), "after": self.after.isoformat(), **shares}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stack:
     """Scenes of one source on one grid, in order of (date, name).
 
     layout: how the files are read. spec: what the numbers mean. grid: of all blocks. scenes: all files that look like
-    scenes, usable or not. files: every file read, name -> sha256. storage: how cubes keep values.
+    scenes, usable or not. files: every file read, name -> sha256. storage: how cubes keep values. steps: in order of time.
     """
 
     layout: Layout
@@ -182,6 +203,7 @@ class Stack:
     scenes: tuple[Scene, ...]
     files: Mapping[str, str]
     storage: Storage
+    steps: tuple[LevelStep, ...] = ()
 
     @cached_property
     def usable(self) -> tuple[Scene, ...]:

@@ -181,17 +181,40 @@ class Cube:
         """(time, band, y, x) physical values, NaN wherever `observed` is not CLEAR: a copy, for small blocks."""
         return self._physical(self.stored, self.observed[:, None] == Observed.CLEAR)
 
-    def at(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.float32]:
-        """(time, band, n) physical values of the pixels (rows, cols), NaN wherever they are not CLEAR."""
-        return self._physical(self.stored[:, :, rows, cols], self.observed[:, None, rows, cols] == Observed.CLEAR)
+    def at(self, rows: NDArray[np.intp], cols: NDArray[np.intp], dates: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
+        """(time, band, n) physical values of the pixels (rows, cols), NaN wherever they are not CLEAR; of the `dates` at these
+        positions alone where they are given."""
+        clear = _gathered(self.observed, rows, cols, dates) == Observed.CLEAR
+        return self._physical(_gathered(self.stored, rows, cols, dates), clear[:, None])
+
+    def clear_at(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """(time, n) which of the pixels (rows, cols) are CLEAR."""
+        clear: NDArray[np.bool_] = _gathered(self.observed, rows, cols) == Observed.CLEAR
+        return clear
 
     def image(self, index: int) -> NDArray[np.float32]:
         """(band, y, x) physical values of one date, NaN wherever it is not CLEAR."""
         return self._physical(self.stored[index], self.observed[index] == Observed.CLEAR)
 
     def _physical(self, stored: NDArray[np.int16] | NDArray[np.float32], clear: NDArray[np.bool_]) -> NDArray[np.float32]:
-        values = stored.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
-        return np.where(clear, values, np.float32(np.nan))
+        values = stored.astype(np.float32)
+        values *= np.float32(self.scale)
+        values += np.float32(self.offset)
+        np.copyto(values, np.float32(np.nan), where=~clear)
+        return values
+
+
+def _gathered(
+    array: NDArray[Any], rows: NDArray[np.intp], cols: NDArray[np.intp], dates: NDArray[np.intp] | None = None
+) -> NDArray[Any]:
+    """`array[..., rows, cols]` of some dates: many times faster where the pixels lie near each other, since their surroundings
+    are copied in one piece before single cells are picked."""
+    if not len(rows):
+        return array[..., rows, cols] if dates is None else array[dates][..., rows, cols]
+    top, left, width = int(rows.min()), int(cols.min()), int(cols.max()) - int(cols.min()) + 1
+    part = array[..., top : int(rows.max()) + 1, left : left + width]
+    part = np.ascontiguousarray(part if dates is None else part[dates])
+    return part.reshape(*part.shape[:-2], part.shape[-2] * width).take((rows - top) * width + (cols - left), axis=-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

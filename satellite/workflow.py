@@ -64,7 +64,7 @@ from satellite.evidence import GAMMA, EvidenceStyle, dated, painted, picture_ban
 from satellite.indices import band_roles
 from satellite.scenes import read_scenes, scenes_record
 from satellite.segment import BreakConfig, detect_block, join_rows, keep_supported, require_history
-from satellite.stack import Stack
+from satellite.stack import LevelStep, Stack
 from satellite.types import NODATE, BlindPeriod, BreakMap, ChangeEvent, Cover, Cube, Observed, Pace, Status, SurfaceState
 
 PROCESS = "satellite.monitor"
@@ -790,6 +790,15 @@ def _nothing_finding(stack: Stack, config: MonitorConfig, target: CRS, breaks: B
     )
 
 
+def _step_gap(step: LevelStep, breaks: BreakMap) -> Message:
+    """Says that the level of the scenes steps, and how many of the changed pixels are dated there."""
+    before, after = ((day - date(1970, 1, 1)).days for day in (step.before, step.after))
+    dated = breaks.break_date != NODATE
+    there = dated & (breaks.last_clear_before <= after) & (breaks.first_clear_after >= before)
+    values = {**step.told(), "pixels": int(there.any(axis=0).sum()), "total": int(dated.any(axis=0).sum())}
+    return Message(id="satellite.gap_level_step", values=values)
+
+
 def _gaps(
     stack: Stack,
     config: MonitorConfig,
@@ -800,6 +809,7 @@ def _gaps(
 ) -> tuple[Message, ...]:
     breaks, tally = seen.breaks, seen.tally
     gaps = [scene.reason for scene in stack.scenes if scene.reason is not None]
+    gaps += [_step_gap(step, breaks) for step in stack.steps]
     gaps += [Message(id="satellite.scene_failed_read", values={"scene": name}) for name in sorted(seen.failed)]
     counts = {status: int((breaks.status == status).sum()) for status in Status}
     if counts[Status.OUTSIDE]:

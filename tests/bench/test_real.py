@@ -42,7 +42,7 @@ def test_the_counts_hold_only_answers_to_distinct_places() -> None:
     counts = real._read_counts()
     assert len(counts) > 300
     assert {row["answer"] for row in counts} <= set(real.ANSWERS.values())
-    assert len({(row["set"], row["item"]) for row in counts}) == len(counts)
+    assert len({(row["set"], row["row"], row["col"], row["date"]) for row in counts}) == len(counts)
 
 
 def test_detectors_agree_only_where_their_dates_are_near() -> None:

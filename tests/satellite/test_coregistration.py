@@ -14,7 +14,13 @@ from scipy import ndimage
 
 from geoevidence.errors import ConfigError, CoverageError
 from geoevidence.raster import Grid
-from satellite.coregistration import RegistrationConfig, RegistrationStatus, measure_registration, measure_stack
+from satellite.coregistration import (
+    RegistrationConfig,
+    RegistrationStatus,
+    _windows,
+    measure_registration,
+    measure_stack,
+)
 from satellite.scenes import read_scenes
 from satellite.types import Cube, Observed
 from tests.satellite.scene_fixtures import CORNER, write_image
@@ -144,3 +150,14 @@ def test_a_stack_that_is_too_small(tmp_path: Path) -> None:
     with pytest.raises(CoverageError) as caught:
         measure_stack(read_scenes(tmp_path))
     assert caught.value.message_id == "satellite.too_small_to_register"
+
+
+def test_windows_lie_in_one_block_of_the_files_where_they_can() -> None:
+    """Across an edge of blocks twice as much would be decoded."""
+    config = RegistrationConfig()
+    for shape in ((1024, 1024), (10980, 10980), (700, 3000)):
+        found = _windows(shape, config)
+        assert len(found) >= config.windows
+        for window in found:
+            for start, length, size in ((window.row_off, window.height, shape[0]), (window.col_off, window.width, shape[1])):
+                assert start >= 0 and start + length <= size and start // 512 == (start + length - 1) // 512

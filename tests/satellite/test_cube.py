@@ -20,7 +20,7 @@ from satellite.cube import StackReader, code_table, read_block
 from satellite.resample import plan
 from satellite.scenes import read_scenes, region_window, scenes_record, tiles
 from satellite.stack import StackSpec
-from satellite.types import Observed
+from satellite.types import Cube, Observed
 from tests.satellite.scene_fixtures import CORNER, write_image
 
 SPEC = 'bands = ["red", "nir"]\nscale = 0.0001\nquality = "SCL"\nclear = [4, 5, 6, 7]\n'
@@ -293,3 +293,19 @@ def test_the_record_names_everything(folder: Path) -> None:
     }
     one_day = replace(stack, scenes=tuple(s for s in stack.usable if s.acquired == date(2020, 1, 3)))
     assert read_block(one_day).days.tolist() == [18264]
+
+
+def test_chosen_pixels_and_dates_are_those_of_the_whole_cube() -> None:
+    rng = np.random.default_rng(4)
+    shape, grid = (5, 3, 9, 11), Grid(shape=(9, 11), transform=Affine(10, 0, 0, 0, -10, 0), crs=CRS.from_epsg(32650))
+    for stored in (rng.integers(-99, 9999, shape, np.int16), rng.random(shape, np.float32)):
+        observed = rng.integers(0, 3, (5, 9, 11)).astype(np.uint8)
+        cube = Cube(
+            stored=stored, observed=observed, days=np.arange(5, dtype=np.int32), bands=("a", "b", "c"), grid=grid, scale=1e-4
+        )
+        rows, cols, dates = rng.integers(2, 8, 20), rng.integers(3, 10, 20), np.array([1, 4])
+        whole = cube.values[:, :, rows, cols]
+        assert np.array_equal(cube.at(rows, cols), whole, equal_nan=True) and np.isnan(whole).any()
+        assert np.array_equal(cube.at(rows, cols, dates), whole[dates], equal_nan=True)
+        assert np.array_equal(cube.clear_at(rows, cols), observed[:, rows, cols] == Observed.CLEAR)
+        assert cube.at(rows, cols, dates[:0]).shape == (0, 3, 20) and cube.at(rows[:0], cols[:0]).shape == (5, 3, 0)

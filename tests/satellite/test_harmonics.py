@@ -219,7 +219,14 @@ def test_candidates_are_the_best_cuts_with_their_gain(n: int, bands: int, cut: i
 
 
 def call_gain(sums: np.ndarray, products: np.ndarray, bands: int) -> float:
-    return float(kernels._gain(sums, products, bands, np.zeros((3, 3))))
+    """One cut among others: what lies beside it must not matter."""
+    count = 5
+    others = np.random.default_rng(3).normal(size=(3, sums.shape[1], count))
+    others[:, :, 2] = sums
+    below = np.repeat(products[np.tril_indices(3)][:, None], count, axis=1)
+    gains = np.zeros(count)
+    kernels._gains(others, below, count, bands, np.zeros((6, count)), gains)
+    return float(gains[2])
 
 
 def rule_of(bands: int) -> kernels.Rule:
@@ -231,7 +238,7 @@ def rule_of(bands: int) -> kernels.Rule:
 def call_candidates(X: np.ndarray, e: np.ndarray, rule: kernels.Rule, cuts: np.ndarray, gains: np.ndarray) -> int:
     bands, n = e.shape
     # The workspace of the search, told from the others by being the first tuple in it.
-    search = next(part for part in kernels._workspace(n, bands) if isinstance(part, tuple))
+    search = next(part for part in kernels._workspace(n, bands, np.zeros((2, 1), np.bool_)) if isinstance(part, tuple))
     X, e = np.ascontiguousarray(X, np.float32), np.ascontiguousarray(e, np.float32)
     return int(kernels._candidates(X, e, 0, n, PRIOR, rule, search, cuts, gains))
 
@@ -315,6 +322,14 @@ def test_noise_comes_back_as_it_was_put_in(spoilt: float) -> None:
 def test_selection_of_the_kernel() -> None:
     rng = np.random.default_rng(7)
     for n in range(1, 40):
-        a = np.round(rng.normal(size=n), 1)
+        # Equal ones among them, and zero.
+        a = np.square(np.round(rng.normal(size=n), 1)).astype(np.float32)
         for k in {0, n // 2, n - 1}:
-            assert kernels._select(a.copy(), n, k) == np.sort(a)[k]
+            assert kernels._kth(a, k) == np.sort(a)[k]
+
+
+def test_seasons_by_whole_days_apart() -> None:
+    """The tables say what the angle on the circle of the year says; a day on the limit belongs to it."""
+    apart = np.arange(4000)
+    angle = np.abs(np.angle(np.exp(2j * np.pi * apart / YEAR))) * YEAR / (2 * np.pi)
+    assert np.array_equal(kernels._seasons(3999, 24.0), [angle <= 35.0 + 1e-6, angle <= 24.0 + 1e-6])

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,9 @@ from satellite.scan import Crew, Failure, tile_bytes, worker_count
 from satellite.scenes import read_scenes
 from satellite.segment import detect_block, keep_supported
 from satellite.sparse import Box, nodes_from, nodes_of, unpack
-from satellite.stack import Stack, tiles
-from satellite.types import Observed, Status
+from satellite.stack import LevelStep, Stack, tiles
+from satellite.strips import Strips
+from satellite.types import Cube, Observed, Status
 from satellite.workflow import MonitorConfig, monitor
 
 from .conftest import FELLING, SMALL
@@ -228,6 +229,23 @@ def test_the_order_of_tiles_changes_nothing(
     monkeypatch.setattr(region_module, "Crew", _Shuffled)
     scan_region(request_of(scenes_folder), out=tmp_path / "out", config=CONFIG, workers=1)
     assert digests(tmp_path / "out") == digests(done)
+
+
+def test_what_scratch_does_not_hold_is_read_again(
+    done: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event lies on tiles that keep their edges and on others whose disk is full."""
+    keep, looked = Strips.keep, []
+
+    def full(self: Strips, box: Box, cube: Cube, windows: Iterable[Box]) -> None:
+        looked.append(box)
+        if box.col == 16:
+            raise OSError(28, "no space")
+        keep(self, box, cube, windows)
+
+    monkeypatch.setattr(Strips, "keep", full)
+    scan_region(request_of(scenes_folder), out=tmp_path / "out", config=CONFIG, workers=1)
+    assert len(looked) == 9 and digests(tmp_path / "out") == digests(done)
 
 
 def test_a_second_run_computes_nothing_and_leaves_the_same_bytes(done: Path, scenes_folder: Path, tmp_path: Path) -> None:
@@ -448,6 +466,20 @@ def test_a_region_beyond_the_scenes_is_scanned_as_far_as_they_go(scenes_folder: 
     away = written(tmp_path / "a.geojson", site_box(900, 0, 1000, 50), stack.grid.crs)
     with pytest.raises(CoverageError):
         scan_region(ScanRequest(scenes=scenes_folder, region=away), out=tmp_path / "o2", config=CONFIG, workers=1)
+
+
+def test_a_step_of_the_level_is_told_with_the_events_dated_there(
+    scenes_folder: Path, stack: Stack, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, last = stack.days[0], stack.days[-1]
+    steps = tuple(
+        LevelStep(before=before, after=after, scenes=(20, 20), shift=(0.02,), share=(0.25,), size=5.0)
+        for before, after in ((first, first + timedelta(5)), (first, last))
+    )
+    monkeypatch.setattr(region_module, "read_scenes", lambda *_: replace(stack, steps=steps))
+    result = scan_region(request_of(scenes_folder), out=copied(done, tmp_path / "out"), config=CONFIG, workers=1)
+    told = [gap.values for gap in result.gaps if gap.id == "satellite.scan_gap_level_step"]
+    assert [(values["events"], values["total"], values["low"]) for values in told] == [(0, 1, "+25"), (1, 1, "+25")]
 
 
 def test_a_region_between_pixel_centres_has_no_pixels(scenes_folder: Path, stack: Stack, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 import rasterio
 
 from satellite.cube import read_block
-from satellite.scene_checks import compare_scenes
+from satellite.scene_checks import compare_scenes, level_steps
 from satellite.scenes import read_scenes, scenes_record
+from satellite.stack import LevelStep
+from satellite.types import NODATE, BreakMap, Status
+from satellite.workflow import _step_gap
 from tests.satellite.scene_fixtures import LEVEL, ROLES, write_image, write_safe
 
 LEVELS = np.array([LEVEL[role] for role in ROLES])
@@ -120,3 +124,102 @@ def test_overviews_serve_where_there_are_some(tmp_path: Path) -> None:
         with rasterio.open(path, "r+") as target:
             target.build_overviews([2, 4, 8])
     assert [scene.status for scene in read_scenes(tmp_path).scenes] == ["read", "read", "odd_values", "read", "read", "read"]
+
+
+# ------------------------------------------------------------------------------------------------ steps of the level
+
+
+def steps(values: np.ndarray) -> tuple[LevelStep, ...]:
+    """Scenes 15 days apart from 2016-01-01 on."""
+    return level_steps(values, date(2016, 1, 1).toordinal() + 15 * np.arange(len(values)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_step_among_usual_scenes(seed: int) -> None:
+    assert steps(usual(seed)) == ()
+
+
+@pytest.mark.parametrize("factor", [1.4, 0.6])
+def test_a_step_of_all_bands_is_named_and_dated(factor: float) -> None:
+    values = usual(3)
+    values[36:] *= factor
+    (step,) = steps(values)
+    first = date(2016, 1, 1) + timedelta(days=15 * 36)
+    # The places' scatter is known, the scenes' haze (0 to 0.03) moves the middle of a year, so the date may lie two scenes off.
+    assert abs((step.after - first).days) <= 30 and step.before == step.after - timedelta(days=15)
+    assert step.scenes == (24, 25)
+    # Scenes are compared with the median of both states: half way, so the share of the usual level lies between those of the two states.
+    low, high = sorted(((factor - 1), (factor - 1) / factor))
+    assert all(low - 0.06 <= share <= high + 0.06 for share in step.share)
+    assert all(np.sign(shift) == np.sign(factor - 1) for shift in step.shift)
+
+
+def test_what_moves_some_bands_or_some_places_is_no_step() -> None:
+    values = usual(4)
+    values[36:, 3] *= 1.5  # the near infrared alone, as a meadow left to itself
+    assert steps(values) == ()
+    values = usual(4)
+    values[36:, :, :120] *= 1.5  # a third of the places in all bands, as a large clearing
+    assert steps(values) == ()
+    values = usual(4)
+    values[36:41] *= 1.5  # five scenes, as a winter with snow
+    assert steps(values) == ()
+
+
+def test_too_few_scenes_or_bands_name_no_step() -> None:
+    values = usual(5)
+    values[36:] *= 1.5
+    assert steps(values[29:43]) == () and steps(values[:, :2]) == ()
+    assert len(steps(values[20:52])) == 1
+
+
+def test_a_step_is_in_the_record(tmp_path: Path) -> None:
+    (tmp_path / "stack.toml").write_text('bands = ["a", "b", "c"]\nscale = 0.0001\n')
+    rng = np.random.default_rng(7)
+    for k in range(48):
+        # Single scenes are up to 0.015 off; the step is half of an offset, which would be set aside.
+        level = (3000 if k < 24 else 3500) + rng.integers(-150, 151)
+        day = date(2022, 1, 1) + timedelta(days=15 * k)
+        write_image(tmp_path / f"s_{day:%Y%m%d}.tif", np.full((3, 8, 8), level, np.int16), cell=10)
+    stack = read_scenes(tmp_path)
+    (step,) = scenes_record(stack, np.zeros((48, 5), np.int64), ())["level_steps"]
+    first = date(2022, 1, 1) + timedelta(days=15 * 24)
+    # The usual scene of a season is the middle of both states, which blurs the date by some scenes.
+    assert abs((date.fromisoformat(step["after"]) - first).days) <= 60 and step["before"] < step["after"]
+    assert list(step["shift"]) == list(step["share"]) == ["a", "b", "c"] and len(set(step["shift"].values())) == 1
+    assert float(step["shift"]["a"]) == pytest.approx(0.05, abs=0.015) and float(step["size"]) >= 4
+
+
+def test_the_result_says_how_many_changed_pixels_are_dated_at_a_step() -> None:
+    step = LevelStep(
+        before=date(1970, 4, 11),
+        after=date(1970, 5, 1),
+        scenes=(9, 9),
+        shift=(0.02, 0.1, 0.03),
+        share=(0.18, 0.402, 0.2),
+        size=5.0,
+    )
+    # Intervals (first row of pixels): ends a day before the step, ends on its first day, begins on its last, begins a day later, none.
+    low = np.array([[[80, 80, 120, 121, NODATE]]], np.int32)
+    high = np.array([[[99, 100, 140, 140, NODATE]]], np.int32)
+    middle = np.where(low == NODATE, NODATE, (low + high) // 2).astype(np.int32)
+    nothing = np.full((1, 1, 5), np.nan, np.float32)
+    breaks = BreakMap(
+        grid=None,
+        first_day=0,
+        last_day=400,
+        break_date=middle,
+        last_clear_before=low,
+        first_clear_after=high,
+        magnitude=nothing,
+        magnitude_of="NDVI",
+        score=nothing,
+        pace=np.zeros((1, 1, 5), np.uint8),
+        observations=np.zeros((1, 5), np.int16),
+        status=np.full((1, 5), np.uint8(Status.CHANGE)),
+    )
+    message = _step_gap(step, breaks)
+    assert message.values == {
+        "before": "1970-04-11", "after": "1970-05-01", "low": "+18", "high": "+40", "pixels": 2, "total": 4,
+    }  # fmt: skip
+    assert "+18" in message.render("zh") and "2 of 4" in message.render("en")
