@@ -135,16 +135,7 @@ def compare_surveys(
         "polygon": digest_of(polygon),
         "boundary_sd": None if boundary_sd is None else decimal_text(boundary_sd),
     }
-    result = ProcessResult(
-        process="drone.compare",
-        parameters=parameters,
-        seed=None,
-        products=work.products(),
-        findings=tuple(findings),
-        gaps=tuple(gaps),
-        synthetic=work.synthetic,
-    )
-    result.write(out)
+    result = work.finish("drone.compare", parameters=parameters, findings=findings, gaps=gaps)
     progress("drone.stage_compare", 1.0)
     return result
 

@@ -26,7 +26,7 @@ from geoevidence.errors import FormatError, GridMismatchError, InputError
 from geoevidence.figures import map_picture
 from geoevidence.raster import Grid, Raster, grid_of, open_strict, read_raster, write_cog
 from geoevidence.trust import canonical
-from geoevidence.types import Message, Product, decimal_text, decimal_value
+from geoevidence.types import Finding, Message, ProcessResult, Product, decimal_text, decimal_value
 
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 _ACCURACY_SCHEMA = "geoevidence.accuracy.v1"
@@ -67,6 +67,28 @@ class ResultFolder:
 
     def products(self) -> tuple[Product, ...]:
         return tuple(self._products[name] for name in sorted(self._products))
+
+    def finish(
+        self,
+        process: str,
+        *,
+        parameters: Mapping[str, Any],
+        findings: Sequence[Finding],
+        gaps: Sequence[Message],
+        seed: int | None = None,
+    ) -> ProcessResult:
+        """The result of what was written here, and its `result.json`."""
+        result = ProcessResult(
+            process=process,
+            parameters=parameters,
+            seed=seed,
+            products=self.products(),
+            findings=tuple(findings),
+            gaps=tuple(gaps),
+            synthetic=self.synthetic,
+        )
+        result.write(self.folder)
+        return result
 
 
 def empty_folder(out: Path) -> Path:

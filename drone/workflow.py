@@ -331,17 +331,8 @@ def survey_result(
         first=len(findings) + 1,
         sources=mosaic.sources,
     )
-    result = ProcessResult(
-        process="drone.survey",
-        parameters=parameters,
-        seed=config.sfm.seed,
-        products=work.products(),
-        findings=tuple(findings + measured),
-        gaps=(*gaps, *told, *more),
-        synthetic=block.flight.synthetic,
-    )
-    result.write(work.folder)
-    return result
+    every = [*gaps, *told, *more]
+    return work.finish("drone.survey", parameters=parameters, findings=findings + measured, gaps=every, seed=config.sfm.seed)
 
 
 UNFINISHED = ".unfinished"
@@ -456,16 +447,7 @@ def measure_polygons(
         parameters["uncertainty"] = digest_of(uncertainty)
     if correlation_m is not None:
         parameters["correlation_m"] = decimal_text(correlation_m)
-    result = ProcessResult(
-        process="drone.measure",
-        parameters=parameters,
-        seed=None,
-        products=work.products(),
-        findings=tuple(findings),
-        gaps=tuple(gaps),
-        synthetic=work.synthetic,
-    )
-    result.write(out)
+    result = work.finish("drone.measure", parameters=parameters, findings=findings, gaps=gaps)
     progress("drone.stage_measure", 1.0)
     return result
 

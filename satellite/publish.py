@@ -456,11 +456,8 @@ class _Publisher:
         """What people must know about what is missing or doubtful."""
         gaps = [scene.reason for scene in self._stack.scenes if scene.reason is not None]
         for step in self._stack.steps:
-            there = [
-                entry for entry in entries
-                if entry.event.last_clear_before <= step.after and entry.event.first_clear_after >= step.before
-            ]  # fmt: skip
-            values: dict[str, Any] = {**step.told(), "events": len(there), "total": len(entries)}
+            there = sum(step.between(entry.event.last_clear_before, entry.event.first_clear_after) for entry in entries)
+            values: dict[str, Any] = {**step.told(), "events": there, "total": len(entries)}
             gaps.append(Message(id="satellite.scan_gap_level_step", values=values))
         for name, count in self._failed_reads().items():
             gaps.append(Message(id="satellite.scan_failed_reads", values={"scene": name, "tiles": count}))

@@ -183,6 +183,10 @@ class LevelStep:
     share: tuple[float, ...]
     size: float
 
+    def between(self, last_clear_before: date, first_clear_after: date) -> bool:
+        """Whether an interval of change holds the step, wholly or in part."""
+        return last_clear_before <= self.after and first_clear_after >= self.before
+
     def told(self) -> dict[str, str]:
         """Values of a message: both dates, and the least and largest share of a band, %."""
         shares = {"low": f"{100 * min(self.share):+.0f}", "high": f"{100 * max(self.share):+.0f}"}

@@ -642,7 +642,7 @@ def _event_finding(event: ChangeEvent, stack: Stack, config: MonitorConfig, targ
         period=(event.last_clear_before, event.first_clear_after),
         method=_method(config),
         sources=_sources(stack),
-        limitations=(*_event_limits(event, config), *_limits(stack, config, target)),
+        limitations=(*_event_limits(event, stack, config), *_limits(stack, config, target)),
         products=products,
         synthetic=stack.spec.synthetic,
     )
@@ -735,13 +735,18 @@ def _event_facts(event: ChangeEvent) -> tuple[Message, ...]:
     return tuple(facts)
 
 
-def _event_limits(event: ChangeEvent, config: MonitorConfig) -> tuple[Message, ...]:
+def _event_limits(event: ChangeEvent, stack: Stack, config: MonitorConfig) -> tuple[Message, ...]:
     if event.pace is Pace.GRADUAL:
         limits = [
             Message(id="satellite.limit_gradual", values={"start": event.last_clear_before, "end": event.first_clear_after})
         ]
     else:
         limits = [Message(id="satellite.limit_interval", values={"date": event.break_date})]
+    limits += [
+        Message(id="satellite.limit_level_step", values=step.told())
+        for step in stack.steps
+        if step.between(event.last_clear_before, event.first_clear_after)
+    ]
     limits.append(Message(id="satellite.limit_gap", values={"days": event.longest_gap_days}))
     for inside in (True, False):
         periods = [period for period in event.blind if period.in_interval == inside]

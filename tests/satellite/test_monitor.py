@@ -6,9 +6,11 @@ import hashlib
 import json
 import random
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from geoevidence.errors import ConfigError, CoverageError, HistoryTooShortError
 from geoevidence.messages import texts
 from geoevidence.raster import read_raster
 from geoevidence.types import Message, ProcessResult, config_from_parameters
+from satellite.scenes import read_scenes
+from satellite.stack import LevelStep, Stack
 from satellite.synthetic import SimulatedCube, SimulationConfig, simulate, write_stack
 from satellite.types import NODATE, Pace, Status
 from satellite.workflow import MonitorConfig, monitor
@@ -245,6 +249,31 @@ def test_facts_say_what_it_was_how_sure_and_what_the_error_is_made_of(run: tuple
     assert "satellite.limit_registration" in {limit.id for limit in finding.limitations}
     total = sum(float(parts[name]) ** 2 for name in ("edge", "registration", "classification")) ** 0.5
     assert finding.quantity is not None and total == pytest.approx(finding.quantity.standard_uncertainty, abs=1.5)
+
+
+def test_an_event_at_a_step_of_the_level_says_so(stack_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stepped(source: Path, stated: Mapping[str, Any]) -> Stack:
+        stack = read_scenes(source, stated)
+        days = stack.days
+        after = next(k for k, day in enumerate(days) if day >= FELLING.day)
+        bands = len(stack.spec.bands)
+        sides = ((days[0], days[1]), (days[after - 1], days[after]))
+        steps = [
+            LevelStep(before=before, after=after, scenes=(20, 20), shift=(0.02,) * bands, share=(0.25,) * bands, size=5.0)
+            for before, after in sides
+        ]
+        return replace(stack, steps=tuple(steps))
+
+    monkeypatch.setattr("satellite.workflow.read_scenes", stepped)
+    result = monitor(stack_folder, out=tmp_path / "out")
+    (finding,) = result.findings
+    (limit,) = [limit for limit in finding.limitations if limit.id == "satellite.limit_level_step"]
+    gaps = [gap for gap in result.gaps if gap.id == "satellite.gap_level_step"]
+    assert limit.values["after"] == gaps[1].values["after"] and limit.values["low"] == "+25"
+    assert gaps[0].values["pixels"] == 0 and gaps[1].values["pixels"] > 50
+    for message in (limit, *gaps):
+        for language in ("zh", "en"):
+            assert "+25" in message.render(language)
 
 
 def test_import_is_light() -> None:
