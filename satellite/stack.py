@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -168,6 +168,10 @@ class Storage:
     offset: float
 
 
+STEP_BLUR_DAYS = 60
+"""So far, d, the date of a step may lie off: what the tests of `scene_checks.level_steps` allow for a usual step."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelStep:
     """From one date on the scenes are brighter, or darker, than those of the year before, in all bands.
@@ -183,9 +187,15 @@ class LevelStep:
     share: tuple[float, ...]
     size: float
 
+    @property
+    def span(self) -> tuple[date, date]:
+        """First and last day on which the step may lie: the season that scenes are compared with blurs its date by `STEP_BLUR_DAYS`."""
+        return self.before - timedelta(STEP_BLUR_DAYS), self.after + timedelta(STEP_BLUR_DAYS)
+
     def between(self, last_clear_before: date, first_clear_after: date) -> bool:
-        """Whether an interval of change holds the step, wholly or in part."""
-        return last_clear_before <= self.after and first_clear_after >= self.before
+        """Whether the step may lie in an interval of change."""
+        first, last = self.span
+        return last_clear_before <= last and first_clear_after >= first
 
     def told(self) -> dict[str, str]:
         """Values of a message: both dates, and the least and largest share of a band, %."""

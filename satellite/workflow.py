@@ -797,9 +797,9 @@ def _nothing_finding(stack: Stack, config: MonitorConfig, target: CRS, breaks: B
 
 def _step_gap(step: LevelStep, breaks: BreakMap) -> Message:
     """Says that the level of the scenes steps, and how many of the changed pixels are dated there."""
-    before, after = ((day - date(1970, 1, 1)).days for day in (step.before, step.after))
+    first, last = ((day - date(1970, 1, 1)).days for day in step.span)
     dated = breaks.break_date != NODATE
-    there = dated & (breaks.last_clear_before <= after) & (breaks.first_clear_after >= before)
+    there = dated & (breaks.last_clear_before <= last) & (breaks.first_clear_after >= first)
     values = {**step.told(), "pixels": int(there.any(axis=0).sum()), "total": int(dated.any(axis=0).sum())}
     return Message(id="satellite.gap_level_step", values=values)
 
