@@ -199,9 +199,11 @@ def test_the_result_says_how_many_changed_pixels_are_dated_at_a_step() -> None:
         share=(0.18, 0.402, 0.2),
         size=5.0,
     )
-    # Intervals (first row of pixels): ends a day before the step, ends on its first day, begins on its last, begins a day later, none.
-    low = np.array([[[80, 80, 120, 121, NODATE]]], np.int32)
-    high = np.array([[[99, 100, 140, 140, NODATE]]], np.int32)
+    # The step may lie 60 days off: from day 40 to day 180. Intervals (first row of pixels): ends a day before that, ends on its first day,
+    # begins on its last, begins a day later, none.
+    assert step.span == (date(1970, 2, 10), date(1970, 6, 30))
+    low = np.array([[[20, 20, 180, 181, NODATE]]], np.int32)
+    high = np.array([[[39, 40, 200, 200, NODATE]]], np.int32)
     middle = np.where(low == NODATE, NODATE, (low + high) // 2).astype(np.int32)
     nothing = np.full((1, 1, 5), np.nan, np.float32)
     breaks = BreakMap(
